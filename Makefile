@@ -1,0 +1,59 @@
+# Every target first sets up its own environment, .venv, when something about it has changed.
+PYTHON ?= python3
+SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+UI_PORT ?= 5000
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup repro test ui sample shakespeare lint clean
+
+help:
+	@echo "make repro        rebuild everything, from the corpus to the attention maps"
+	@echo "make sample       have the trained model write, in the terminal"
+	@echo "make ui           look at the runs in the MLflow UI"
+	@echo "make test         run the tests"
+	@echo "make lint         check style and types"
+	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
+	@echo "make setup        only set up the environment, .venv"
+	@echo "make clean        remove what was built; corpora, runs and DVC's cache stay"
+
+setup: .venv/.installed
+
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": choose another with `make PYTHON=...`")'
+	@echo "Setting up .venv, which takes a few minutes the first time..."
+	@$(PYTHON) -m venv .venv
+	@pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.txt
+	@pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: setup
+	@dvc repro
+
+test: setup
+	@python -m pytest
+
+ui: setup
+	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"
+	@mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT)
+
+sample: setup
+	@python -m baregpt
+
+shakespeare: setup
+	@dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
+		|| { echo "error: $(SHAKESPEARE) is out of reach: fetch it on another machine and put it at data/shakespeare.txt"; exit 1; }
+	@echo "$(SHAKESPEARE_SHA256)  data/shakespeare.tmp" | sha256sum --check --quiet \
+		|| { rm data/shakespeare.tmp; echo "error: what came from $(SHAKESPEARE) is not tiny Shakespeare: its sha256 differs"; exit 1; }
+	@mv data/shakespeare.tmp data/shakespeare.txt
+	@echo "data/shakespeare.txt is here: train on it with \`dvc exp run -S corpus.path=data/shakespeare.txt\`"
+
+lint: setup
+	@ruff check
+	@ruff format --check
+	@mypy
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	git clean --force -X --quiet -- data ':!data/shakespeare.txt'

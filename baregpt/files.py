@@ -1,0 +1,19 @@
+"""Writing a file whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_write(path):
+    """Open a temporary binary file that becomes `path` at the end; after any error, `path` is what it was before."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

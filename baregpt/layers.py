@@ -1,0 +1,160 @@
+"""Each layer's forward pass with its backward pass beside it.
+
+A layer is two functions: `name(x, ...) -> y, cache` and `name_backward(dy, cache) -> dx, gradients`. `dy` is the
+derivative of the loss with respect to `y` and has its shape; `gradients` has one for each of the layer's own
+parameters. A backward pass is its forward pass read in reverse, by three rules: y = x W gives dx = dy Wᵀ and
+dW = xᵀ dy; a sum hands dy on to each of its terms; what was used in several places collects from all of them.
+
+Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H, V characters.
+"""
+
+import math
+
+import numpy as np
+
+LAYER_NORM_EPSILON = 1e-5
+GELU_SCALE = math.sqrt(2 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+def embedding(ids, tokens, positions):
+    """Token plus position embedding: ids (B, T), tokens (V, D), positions (T, D) -> (N, D)."""
+    return (tokens[ids] + positions).reshape(-1, tokens.shape[1]), (ids, len(tokens))
+
+
+def embedding_backward(dy, cache):
+    """Each embedding collects from all the places where it was used; ids have no derivative."""
+    ids, vocab_size = cache
+    one_hot = np.eye(vocab_size, dtype=dy.dtype)[ids.reshape(-1)]  # (N, V)
+    return None, {"tokens": one_hot.T @ dy, "positions": dy.reshape(*ids.shape, -1).sum(axis=0)}
+
+
+def layer_norm(x, gain, bias):
+    """y = gain · n + bias, n = (x - mean) / std by row (Ba et al. 2016, arXiv:1607.06450): (N, D) -> (N, D)."""
+    centered = x - x.mean(axis=1, keepdims=True)
+    inverse_std = 1 / np.sqrt(np.square(centered).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)  # (N, 1)
+    normalized = centered * inverse_std
+    return normalized * gain + bias, (normalized, inverse_std, gain)
+
+
+def layer_norm_backward(dy, cache):
+    """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain: what moves mean or std cannot pass."""
+    normalized, inverse_std, gain = cache
+    dn = dy * gain
+    through_std = normalized * (dn * normalized).mean(axis=1, keepdims=True)
+    dx = (dn - dn.mean(axis=1, keepdims=True) - through_std) * inverse_std
+    return dx, {"gain": (dy * normalized).sum(axis=0), "bias": dy.sum(axis=0)}
+
+
+def gelu(x):
+    """GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415), any shape.
+
+    y = x (1 + tanh u) / 2 = x σ(2u) with u = √(2/π) (x + 0.044715 x³). We write σ, because it needs `exp`, which
+    NumPy computes in half the time of `tanh`.
+    """
+    with np.errstate(over="ignore"):  # far below zero exp gives infinity, and σ = 1 / infinity = 0 is right
+        gate = 1 / (1 + np.exp((-2 * GELU_SCALE) * x * (1 + GELU_CUBIC * x * x)))
+    return x * gate, (x, gate)
+
+
+def gelu_backward(dy, cache):
+    """dx = dy · (σ + x σ (1 - σ) 2u') with u' = √(2/π) (1 + 3 · 0.044715 x²)."""
+    x, gate = cache
+    slope = (2 * GELU_SCALE) * (1 + (3 * GELU_CUBIC) * x * x)
+    return dy * gate * (1 + x * (1 - gate) * slope), {}
+
+
+def mlp(x, w1, b1, w2, b2):
+    """Widen, GELU, narrow: (N, D) -> (N, 4D) -> (N, D)."""
+    activated, activation = gelu(x @ w1 + b1)
+    return activated @ w2 + b2, (x, w1, activation, activated, w2)
+
+
+def mlp_backward(dy, cache):
+    """The mirror of `mlp`."""
+    x, w1, activation, activated, w2 = cache
+    dhidden, _ = gelu_backward(dy @ w2.T, activation)
+    gradients = {"w1": x.T @ dhidden, "b1": dhidden.sum(axis=0), "w2": activated.T @ dy, "b2": dy.sum(axis=0)}
+    return dhidden @ w1.T, gradients
+
+
+def softmax(x):
+    """Softmax over the last axis, any shape."""
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))  # the largest exponent is 0: no overflow
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def softmax_backward(dy, y):
+    """dx = y · (dy - Σ dy · y)."""
+    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+
+def attention(x, qkv, out, n_heads, length, past=None):
+    """Causal multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): (N, D) -> (N, D).
+
+    `qkv` (D, 3D) makes queries, keys and values, `out` (D, D) mixes what the heads found; `length` is T. With
+    `past`, a `KeyValueCache`, the positions follow those it holds, attend to them too, and are added to it.
+    """
+    heads = (x @ qkv).reshape(-1, length, 3, n_heads, x.shape[1] // n_heads)
+    query, key, value = heads.transpose(2, 0, 3, 1, 4)  # (B, H, T, d) each
+    query = query * query.shape[-1] ** -0.5
+    if past is not None:
+        key, value = past.append(key, value)  # (B, H, S, d): S = T and all positions before
+    scores = query @ key.swapaxes(2, 3)  # (B, H, T, S)
+    future = ~np.tri(length, scores.shape[3], scores.shape[3] - length, dtype=bool)
+    scores[..., future] = -np.inf
+    weights = softmax(scores)  # row i: how much of each position's value position i takes
+    mixed = (weights @ value).swapaxes(1, 2).reshape(x.shape)
+    return mixed @ out, (x, qkv, query, key, value, weights, mixed, out)
+
+
+def attention_backward(dy, cache):
+    """The mirror of `attention`."""
+    x, qkv, query, key, value, weights, mixed, out = cache
+    batch, n_heads, length, head_width = query.shape
+    dmixed = (dy @ out.T).reshape(batch, length, n_heads, head_width).swapaxes(1, 2)  # (B, H, T, d)
+    dscores = softmax_backward(dmixed @ value.swapaxes(2, 3), weights)  # (B, H, T, T), zero for the future
+    dquery = dscores @ key * head_width**-0.5
+    dkey = dscores.swapaxes(2, 3) @ query
+    dvalue = weights.swapaxes(2, 3) @ dmixed
+    dheads = np.stack([dquery, dkey, dvalue]).transpose(1, 3, 0, 2, 4).reshape(len(x), -1)  # (N, 3D)
+    return dheads @ qkv.T, {"qkv": x.T @ dheads, "out": mixed.T @ dy}
+
+
+def block(x, p, n_heads, length, past=None):
+    """One Transformer block: attention, then the MLP, each on normalized input and added to x: (N, D) -> (N, D)."""
+    normalized, ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
+    attended, attend = attention(normalized, p["attention.qkv"], p["attention.out"], n_heads, length, past)
+    x = x + attended
+    normalized, ln2 = layer_norm(x, p["ln2.gain"], p["ln2.bias"])
+    transformed, transform = mlp(normalized, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
+    return x + transformed, (ln1, attend, ln2, transform)
+
+
+def block_backward(dy, cache):
+    """The mirror of `block`: at each sum, dy flows on both through the layer and around it."""
+    ln1, attend, ln2, transform = cache
+    dnormalized, dmlp = mlp_backward(dy, transform)
+    dx, dln2 = layer_norm_backward(dnormalized, ln2)
+    dx += dy
+    dnormalized, dattention = attention_backward(dx, attend)
+    dinput, dln1 = layer_norm_backward(dnormalized, ln1)
+    dinput += dx
+    parts = {"ln1": dln1, "attention": dattention, "ln2": dln2, "mlp": dmlp}
+    return dinput, {f"{part}.{name}": g for part, gradients in parts.items() for name, g in gradients.items()}
+
+
+def cross_entropy(logits, targets):
+    """Mean of -log softmax(logits)[target] in nats: (N, V), (N,) -> float."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    places = np.arange(len(targets)), targets
+    return -float(log_probabilities[places].mean(dtype=np.float64)), (log_probabilities, places)
+
+
+def cross_entropy_backward(cache):
+    """dlogits = (softmax(logits) - one_hot(targets)) / N."""
+    log_probabilities, places = cache
+    dlogits = np.exp(log_probabilities)
+    dlogits[places] -= 1
+    return dlogits / len(dlogits)

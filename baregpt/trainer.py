@@ -1,0 +1,117 @@
+"""Training: random windows of the text, in shards on threads, and evaluation."""
+
+import ctypes
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from baregpt.model import named_views
+from baregpt.optimizer import Adam, scheduled_learning_rate
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one fixed order:
+    shards set how many threads can help, and with the last bits of the result; threads change no bit of it.
+    """
+
+    steps: int = 1500
+    batch_size: int = 16
+    shards: int = 4
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip_norm: float = 1.0
+    evaluation_interval: int = 100
+    evaluation_windows: int = 64
+    seed: int = 1
+
+
+class Progress(NamedTuple):
+    """A step of training: losses in nats a character; validation_loss is None when the step has no evaluation."""
+
+    step: int
+    train_loss: float
+    validation_loss: float | None
+    learning_rate: float
+    gradient_norm: float
+
+
+def keep_freed_memory():
+    """Have Linux's allocator keep large blocks for the next step: mapping them anew costs more than most layers."""
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def random_windows(ids, length, count, seed):
+    """`count` windows at random places: inputs (count, length), and targets one character further on."""
+    starts = np.random.default_rng(seed).integers(0, len(ids) - length, count)
+    windows = ids[starts[:, None] + np.arange(length + 1)]
+    return windows[:, :-1], windows[:, 1:]
+
+
+def evaluate(model, ids, max_windows=None, parallel_map=map):
+    """Mean loss, nats a character, over consecutive windows of block_size: all of them, or some spread evenly."""
+    length = model.config.block_size
+    windows = [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]
+    if max_windows and max_windows < len(windows):
+        windows = [windows[i * len(windows) // max_windows] for i in range(max_windows)]
+    losses = parallel_map(lambda window: model.loss(window[None, :-1], window[None, 1:]), windows)
+    counts = [len(window) - 1 for window in windows]  # the last may be shorter
+    return float(np.average(list(losses), weights=counts))
+
+
+def sum_tree(arrays):
+    """Sum arrays along one fixed tree, halves of halves: the same bits however the work is spread."""
+    half = len(arrays) // 2
+    return sum_tree(arrays[:half]) + sum_tree(arrays[half:]) if half else arrays[0]
+
+
+def train(model, train_ids, validation_ids, settings, threads=None):
+    """Train `model` in place; yields a `Progress` after every step.
+
+    Same model, ids and settings: same parameters, to the last bit, whatever the number of threads (by default as
+    many as BLAS would use, so OMP_NUM_THREADS holds). ValueError if a split has no room for a window.
+    """
+    length = model.config.block_size
+    for split, ids in {"train": train_ids, "validation": validation_ids}.items():
+        if len(ids) <= length:
+            raise ValueError(f"the {split} split has {len(ids)} characters: it needs more than block_size, {length}")
+    keep_freed_memory()
+    blas = ThreadpoolController().select(user_api="blas")
+    threads = threads or max([library.num_threads for library in blas.lib_controllers], default=os.cpu_count())
+    optimizer = Adam(model.flat, settings.beta1, settings.beta2)
+    gradient = np.empty_like(model.flat)
+    views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
+
+    def sum_shards(name):
+        np.divide(sum_tree([shard[name] for shard in shard_gradients]), settings.shards, out=views[name])
+
+    # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
+    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+        for step in range(1, settings.steps + 1):
+            batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
+            shards = [np.split(part, settings.shards) for part in batch]
+            losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards))
+            list(pool.map(sum_shards, views))
+            norm = math.sqrt(np.dot(gradient, gradient))
+            gradient *= min(1, settings.clip_norm / (norm + 1e-6))
+            learning_rate = scheduled_learning_rate(step, settings)
+            optimizer.update(gradient, step, learning_rate, pool.map)
+            validation_loss = None
+            if step % settings.evaluation_interval == 0 or step == settings.steps:
+                windows = settings.evaluation_windows if step < settings.steps else None  # at the end, all
+                validation_loss = evaluate(model, validation_ids, windows, pool.map)
+            yield Progress(step, float(np.mean(losses)), validation_loss, learning_rate, norm)

@@ -1,0 +1,34 @@
+"""Characters <-> ids."""
+
+import numpy as np
+
+
+class Vocab:
+    """The characters that a model knows; a character's id is its place in the string `characters`."""
+
+    def __init__(self, characters):
+        self.characters = characters
+        self._ids = {character: i for i, character in enumerate(characters)}
+        if not characters or len(self._ids) != len(characters):
+            raise ValueError("a vocabulary must hold at least one character, and each only once")
+
+    @classmethod
+    def from_text(cls, text):
+        """The vocabulary of every character that occurs in `text`, in code point order; ValueError if none does."""
+        return cls("".join(sorted(set(text))))
+
+    def __len__(self):
+        return len(self.characters)
+
+    def encode(self, text):
+        """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary, naming it."""
+        unknown = set(text) - self._ids.keys()
+        if unknown:
+            first = min(unknown, key=text.index)
+            known = f"the vocabulary, which is {self.characters!r}"
+            raise ValueError(f"character {first!r} at position {text.index(first)} is not in {known}")
+        return np.fromiter((self._ids[character] for character in text), np.int64, len(text))
+
+    def decode(self, ids):
+        """Ids -> text."""
+        return "".join(self.characters[i] for i in ids)

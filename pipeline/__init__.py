@@ -1,0 +1,1 @@
+"""The DVC stages around `baregpt`, one module each, with params.yaml and MLflow in one place each."""

@@ -1,0 +1,103 @@
+"""params.yaml -> checked, typed values: the only place that reads it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+PARAMS = Path("params.yaml")
+NonNegative = Annotated[int, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Values of just the types that are written here, none missing and none unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Corpus(Section):
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    validation_share: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Model(Section):
+    block_size: PositiveInt
+    d_model: PositiveInt
+    n_heads: PositiveInt
+    n_layers: PositiveInt
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self):
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model is {self.d_model}: it should be a multiple of n_heads, {self.n_heads}")
+        return self
+
+
+class Train(Section):
+    steps: PositiveInt
+    batch_size: PositiveInt
+    shards: PositiveInt
+    learning_rate: PositiveFloat
+    final_learning_rate: Annotated[float, Field(ge=0)]
+    warmup_steps: NonNegative
+    beta1: Decay
+    beta2: Decay
+    clip_norm: PositiveFloat
+    evaluation_interval: PositiveInt
+    evaluation_windows: PositiveInt
+    seed: NonNegative
+
+    @model_validator(mode="after")
+    def _shards_are_equal(self):
+        if self.batch_size % self.shards:
+            raise ValueError(f"shards is {self.shards}: it should divide batch_size, {self.batch_size}")
+        return self
+
+
+class Sample(Section):
+    prompt: Annotated[str, Field(min_length=1)]
+    count: PositiveInt
+    length: PositiveInt
+    temperature: Annotated[float, Field(ge=0)]
+    top_k: NonNegative
+    seed: NonNegative
+
+
+class PlotAttention(Section):
+    prompt: Annotated[str, Field(min_length=1)]
+    layer: int
+
+
+class Params(Section):
+    corpus: Corpus
+    model: Model
+    train: Train
+    sample: Sample
+    plot_attention: PlotAttention
+
+
+def explain(error):
+    """One pydantic error -> key, value and what would be right."""
+    key, value = ".".join(map(str, error["loc"])), error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            return f"{key} is unknown"
+        case "value_error":
+            return f"{key}: {error['ctx']['error']}"
+    hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if error["type"] == "float_type" else ""
+    return f"{key} is {value!r}: {error['msg'].replace('Input', 'it')}{hint}"
+
+
+def load_params():
+    """Read params.yaml in the current folder; ValueError names each wrong key, its value and what would be right."""
+    try:
+        return Params.model_validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{PARAMS} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ValueError(f"{PARAMS}: {'; '.join(map(explain, error.errors()))}") from None

@@ -1,0 +1,22 @@
+"""What every stage shares: how it ends, and where its files lie."""
+
+import sys
+from pathlib import Path
+
+DATA = Path("data")
+TEXT, VOCAB = DATA / "text.txt", DATA / "vocab.json"
+TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
+WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
+TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE = DATA / "train_loss.csv", DATA / "validation_loss.csv", DATA / "loss.png"
+ATTENTION_PICTURE = DATA / "attention.png"
+
+
+def run(stage):
+    """Run a stage and end the process: one line and exit code 1 for what a person can mend, 130 for Ctrl-C."""
+    try:
+        stage()
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

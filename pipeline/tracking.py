@@ -1,0 +1,102 @@
+"""Everything that talks to MLflow."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Metric, RunStatus
+
+EXPERIMENT = "baregpt"
+METRICS_IN_A_BATCH = 500  # MLflow takes up to 1,000 in one call
+
+
+def connect():
+    """Point MLflow at MLFLOW_TRACKING_URI, or else at a SQLite store in this checkout; return a client
+    and our experiment."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a new store's table by table account
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    return mlflow.MlflowClient(), mlflow.set_experiment(EXPERIMENT)
+
+
+def md5(path):
+    """The checksum by which DVC knows a file."""
+    return hashlib.md5(Path(path).read_bytes()).hexdigest()
+
+
+def git_commit():
+    """The commit that is checked out, or "" outside of git."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def flat(values, prefix=""):
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {k: v for name, value in values.items() for k, v in flat(value, f"{prefix}.{name}".strip(".")).items()}
+
+
+class TrainingRun:
+    """The MLflow run of one training."""
+
+    def __init__(self, client, run_id):
+        self.client, self.run_id = client, run_id
+        self.metrics = []
+
+    def log(self, step, **values):
+        """Note values of a step; sent in batches."""
+        now = int(time.time() * 1000)
+        self.metrics += [Metric(name, value, now, step) for name, value in values.items() if value is not None]
+        if len(self.metrics) >= METRICS_IN_A_BATCH:
+            self.send()
+
+    def send(self):
+        self.client.log_batch(self.run_id, metrics=self.metrics)
+        self.metrics = []
+
+    def finish(self, weights, artifacts):
+        """Keep the weights and other files, and tag the run with the weights' checksum: later stages look for it."""
+        for path in (weights, *artifacts):
+            self.client.log_artifact(self.run_id, path)
+        self.client.set_tag(self.run_id, "weights.md5", md5(weights))
+
+
+@contextlib.contextmanager
+def training_run(params, counts):
+    """A run for one training, with its params and parameter counts; marked failed or killed if it is."""
+    client, _ = connect()
+    run_id = mlflow.start_run().info.run_id
+    run, status = TrainingRun(client, run_id), RunStatus.FAILED
+    try:
+        mlflow.log_params(flat(params))
+        mlflow.set_tags({"git.commit": git_commit(), "corpus.md5": md5(params["corpus"]["path"])})
+        mlflow.log_metrics(counts)
+        yield run
+        status = RunStatus.FINISHED
+    except KeyboardInterrupt:
+        status = RunStatus.KILLED
+        raise
+    finally:
+        run.send()
+        mlflow.end_run(RunStatus.to_string(status))
+
+
+def log_to_run_of(weights, *paths):
+    """Add files to the run that made these weights, known by their checksum; or to a new run, if they came alone."""
+    client, experiment = connect()
+    checksum = md5(weights)
+    runs = client.search_runs([experiment.experiment_id], f"tags.`weights.md5` = '{checksum}'", max_results=1)
+    if runs:
+        run_id = runs[0].info.run_id
+    else:
+        with mlflow.start_run(tags={"weights.md5": checksum}) as run:
+            run_id = run.info.run_id
+            client.log_artifact(run_id, weights)
+    for path in paths:
+        client.log_artifact(run_id, path)

@@ -1,0 +1,106 @@
+"""train: the model, its loss curve and its metrics, followed by MLflow."""
+
+import json
+import time
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from baregpt.files import atomic_write
+from baregpt.model import GPT, Config
+from baregpt.trainer import Training, train
+from baregpt.vocab import Vocab
+from baregpt.weights import save_weights
+from pipeline import tracking
+from pipeline.params import load_params
+from pipeline.stage import LOSS_PICTURE, METRICS, TRAIN_IDS, TRAIN_LOSS, VALIDATION_IDS, VALIDATION_LOSS, VOCAB, WEIGHTS
+from pipeline.stage import run as run_stage
+
+
+def parameter_counts(model):
+    """Parameters in all, and by part: the blocks' parts taken together over all layers."""
+    counts = {"parameters.total": model.n_parameters}
+    for name, parameter in model.parameters.items():
+        words = name.split(".")
+        part = f"parameters.{words[2] if words[0] == 'blocks' else words[0]}"
+        counts[part] = counts.get(part, 0) + parameter.size
+    return counts
+
+
+def write_curve(path, name, curve):
+    """A loss curve, step -> nats a character, as CSV."""
+    with atomic_write(path) as file:
+        file.write(f"step,{name}\n".encode())
+        file.writelines(f"{step},{loss:.6f}\n".encode() for step, loss in curve.items())
+
+
+def draw_curves(path, train_curve, validation_curve):
+    """Both loss curves in one picture."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        *zip(*train_curve.items(), strict=True), color="tab:blue", alpha=0.4, linewidth=0.8, label="training batch"
+    )
+    axes.plot(*zip(*validation_curve.items(), strict=True), "o-", color="tab:orange", markersize=4, label="validation")
+    last_step, last_loss = list(validation_curve.items())[-1]
+    axes.annotate(
+        f"{last_loss:.3f}", (last_step, last_loss), (0, 8), textcoords="offset points", ha="right", va="bottom"
+    )
+    axes.set(xlabel="step", ylabel="loss, nats a character", title="Loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+
+
+def main():
+    params = load_params()
+    vocab = Vocab("".join(json.loads(VOCAB.read_text(encoding="utf-8"))))
+    train_ids, validation_ids = np.load(TRAIN_IDS), np.load(VALIDATION_IDS)
+    settings = Training(**params.train.model_dump())
+    model = GPT(Config(len(vocab), **params.model.model_dump()), settings.seed)
+    characters = settings.batch_size * model.config.block_size  # seen in each step
+    print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
+
+    train_curve, validation_curve = {}, {}
+    with tracking.training_run(params.model_dump(), parameter_counts(model)) as run:
+        start = time.perf_counter()
+        bar = tqdm(total=settings.steps, unit="step", disable=None)  # None: quiet when not a terminal
+        with bar:
+            for step, train_loss, validation_loss, learning_rate, norm in train(
+                model, train_ids, validation_ids, settings
+            ):
+                train_curve[step] = train_loss
+                if validation_loss is not None:
+                    validation_curve[step] = validation_loss
+                    bar.write(f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}")
+                bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
+                bar.update()
+                run.log(
+                    step,
+                    train_loss=train_loss,
+                    validation_loss=validation_loss,
+                    learning_rate=learning_rate,
+                    gradient_norm=norm,
+                    characters_per_second=characters * step / (time.perf_counter() - start),
+                )
+
+        recent = list(train_curve.values())[-settings.evaluation_interval :]
+        metrics = {
+            "train_loss": round(float(np.mean(recent)), 6),  # over the last evaluation interval
+            "validation_loss": round(validation_curve[settings.steps], 6),
+            "parameters": model.n_parameters,
+            "characters_seen": characters * settings.steps,
+        }
+        save_weights(WEIGHTS, model, vocab, {"steps": settings.steps, **metrics})
+        write_curve(TRAIN_LOSS, "train_loss", train_curve)
+        write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
+        draw_curves(LOSS_PICTURE, train_curve, validation_curve)
+        with atomic_write(METRICS) as file:
+            file.write(json.dumps(metrics, indent=2).encode() + b"\n")
+        run.finish(WEIGHTS, [VOCAB, LOSS_PICTURE])
+
+
+if __name__ == "__main__":
+    run_stage(main)
