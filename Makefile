@@ -25,6 +25,7 @@ setup: .venv/.installed
 	@echo "Setting up .venv, which takes a few minutes the first time..."
 	@$(PYTHON) -m venv .venv
 	@pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.txt
+	@python -m compileall -q -j 0 .venv/lib || true  # on all cores, where pip would take one
 	@pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -32,7 +33,7 @@ repro: setup
 	@dvc repro
 
 test: setup
-	@python -m pytest
+	@python -m pytest --numprocesses auto
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"

@@ -43,14 +43,14 @@ def train_from_scratch(settings):
     for progress in train(model, ids[:split], ids[split:], settings):
         if progress.step == 1 or progress.validation_loss is not None:
             validation = f", validation={progress.validation_loss:.4f}" if progress.validation_loss else ""
-            seconds = time.perf_counter() - start
-            print(f"step {progress.step}, loss={progress.train_loss:.4f}{validation} ({seconds:.1f}s)", flush=True)
+            print(f"step {progress.step}, loss={progress.train_loss:.4f}{validation}", end=" ")
+            print(f"({time.perf_counter() - start:.1f}s)", flush=True)
     save_weights(WEIGHTS, model, vocab, {"steps": settings.steps})
     print(f"Weights saved to {WEIGHTS}\n")
 
 
 def main():
-    """Return the exit code: 0, 1 after a one-line error, 130 after Ctrl-C."""
+    """Exit code 0, 1 after a one-line error, 130 after Ctrl-C."""
     options = parse_arguments()
     try:
         if not (options.weights or WEIGHTS.exists() or PRETRAINED.exists()):
@@ -61,14 +61,12 @@ def main():
         for character in text:
             print(character, end="", flush=True)
         print()
-        return 0
     except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        return 130
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,20 +48,20 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character to continue from")
-    for name, value in (("max_new_tokens", max_new_tokens), ("temperature", temperature), ("top_k", top_k)):
+    names = "max_new_tokens", "temperature", "top_k", "seed"
+    for name, value in zip(names, (max_new_tokens, temperature, top_k, seed or 0)):
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} is {value}: it must be at least 0")
     return _stream(model, vocab, list(vocab.encode(prompt)), max_new_tokens, temperature, top_k, seed)
 
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, seed):
-    T, keep = model.config.block_size, max(1, model.config.block_size // 2)
-    random = np.random.default_rng(seed)
+    T, random = model.config.block_size, np.random.default_rng(seed)
     unread, past = ids[-T:], new_caches(model)
     for _ in range(max_new_tokens):
         if past[0].length + len(unread) > T:
             unread, past = ids, new_caches(model)
         logits, _ = model.forward([unread], past)
         unread = [choose(logits[-1], temperature, top_k, random)]
-        ids = (ids + unread)[-keep:]
+        ids = (ids + unread)[-max(1, T // 2) :]
         yield vocab.characters[unread[0]]

@@ -1,6 +1,5 @@
 """Training: random windows of the text, in shards on threads, and evaluation."""
 
-import ctypes
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -46,15 +45,6 @@ class Progress(NamedTuple):
     gradient_norm: float
 
 
-def keep_freed_memory():
-    """Have Linux's allocator keep large blocks for the next step: mapping them anew costs more than most layers."""
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
 def random_windows(ids, length, count, seed):
     """`count` windows at random places: inputs (count, length), and targets one character further on."""
     starts = np.random.default_rng(seed).integers(0, len(ids) - length, count)
@@ -80,19 +70,24 @@ def sum_tree(arrays):
 
 
 def train(model, train_ids, validation_ids, settings, threads=None):
-    """Train `model` in place; yields a `Progress` after every step.
+    """Train `model` in place; returns an iterator that takes one step at a time and gives its `Progress`.
 
     Same model, ids and settings: same parameters, to the last bit, whatever the number of threads (by default as
     many as BLAS would use, so OMP_NUM_THREADS holds). ValueError if a split has no room for a window.
     """
-    length = model.config.block_size
     for split, ids in {"train": train_ids, "validation": validation_ids}.items():
-        if len(ids) <= length:
-            raise ValueError(f"the {split} split has {len(ids)} characters: it needs more than block_size, {length}")
-    keep_freed_memory()
+        if len(ids) <= model.config.block_size:
+            rule = (
+                f"it needs more than block_size, {model.config.block_size}: take a longer text or a smaller block_size"
+            )
+            raise ValueError(f"the {split} split has {len(ids)} characters: {rule}")
+    return _steps(model, train_ids, validation_ids, settings, threads)
+
+
+def _steps(model, train_ids, validation_ids, settings, threads):
     blas = ThreadpoolController().select(user_api="blas")
     threads = threads or max([library.num_threads for library in blas.lib_controllers], default=os.cpu_count())
-    optimizer = Adam(model.flat, settings.beta1, settings.beta2)
+    optimizer, length = Adam(model.flat, settings.beta1, settings.beta2), model.config.block_size
     gradient = np.empty_like(model.flat)
     views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
 

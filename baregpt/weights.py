@@ -112,6 +112,5 @@ def _checked(contents):
     if config.n_layers > len(arrays) or parameter_shapes(config) != shapes or len(vocab) != config.vocab_size:
         raise ValueError("its config, its vocabulary and its parameters do not fit together")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
-    for name, array in arrays.items():
-        model.parameters[name][...] = array
+    model.flat[:] = np.concatenate([arrays[name].ravel() for name in model.parameters])
     return model, vocab, contents["metadata"]

@@ -90,13 +90,16 @@ def explain(error):
         case "value_error":
             return f"{key}: {error['ctx']['error']}"
     hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if error["type"] == "float_type" else ""
-    return f"{key} is {value!r}: {error['msg'].replace('Input', 'it')}{hint}"
+    rule = error["msg"].replace("Input", "it").replace("String", "it")
+    return f"{key or 'the whole'} is {repr(value)[:60]}: {rule}{hint}"
 
 
 def load_params():
     """Read params.yaml in the current folder; ValueError names each wrong key, its value and what would be right."""
     try:
         return Params.model_validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{PARAMS} is not UTF-8 text: {error.reason} at position {error.start}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{PARAMS} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

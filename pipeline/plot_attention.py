@@ -9,7 +9,7 @@ from baregpt.files import atomic_write
 from baregpt.weights import load_weights
 from pipeline import tracking
 from pipeline.params import load_params
-from pipeline.stage import ATTENTION_PICTURE, WEIGHTS, run
+from pipeline.stage import ATTENTION_PICTURE, WEIGHTS, encode_prompt, run
 
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
 
@@ -50,7 +50,7 @@ def main():
         raise ValueError(
             f"params.yaml: plot_attention.layer is {params.layer}: it should be {-n_layers} to {n_layers - 1}"
         )
-    ids = vocab.encode(params.prompt)
+    ids = encode_prompt(vocab, params.prompt, "plot_attention.prompt")
     if len(ids) > model.config.block_size:
         limit = f"block_size, {model.config.block_size}"
         raise ValueError(

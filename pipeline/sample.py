@@ -5,12 +5,13 @@ from baregpt.sampler import generate
 from baregpt.weights import load_weights
 from pipeline import tracking
 from pipeline.params import load_params
-from pipeline.stage import SAMPLES, WEIGHTS, run
+from pipeline.stage import SAMPLES, WEIGHTS, encode_prompt, run
 
 
 def main():
     params = load_params().sample
     model, vocab = load_weights(WEIGHTS)
+    encode_prompt(vocab, params.prompt, "sample.prompt")
     samples = []
     for i in range(params.count):
         text = generate(model, vocab, params.prompt, params.length, params.temperature, params.top_k, params.seed + i)

@@ -15,8 +15,19 @@ def run(stage):
     """Run a stage and end the process: one line and exit code 1 for what a person can mend, 130 for Ctrl-C."""
     try:
         stage()
+    except FileNotFoundError as error:
+        made_here = Path(error.filename).parent == DATA
+        sys.exit(f"error: {error.filename} does not exist" + (": `dvc repro` makes it" if made_here else ""))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def encode_prompt(vocab, prompt, key):
+    """The ids of a prompt from params.yaml; ValueError names its key if a character is not in the vocabulary."""
+    try:
+        return vocab.encode(prompt)
+    except ValueError as error:
+        raise ValueError(f"params.yaml: {key}: {error}") from None

@@ -63,18 +63,20 @@ def main():
     characters = settings.batch_size * model.config.block_size  # seen in each step
     print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
 
+    steps = train(model, train_ids, validation_ids, settings)
     train_curve, validation_curve = {}, {}
     with tracking.training_run(params.model_dump(), parameter_counts(model)) as run:
         start = time.perf_counter()
         bar = tqdm(total=settings.steps, unit="step", disable=None)  # None: quiet when not a terminal
         with bar:
-            for step, train_loss, validation_loss, learning_rate, norm in train(
-                model, train_ids, validation_ids, settings
-            ):
+            for step, train_loss, validation_loss, learning_rate, norm in steps:
                 train_curve[step] = train_loss
                 if validation_loss is not None:
                     validation_curve[step] = validation_loss
-                    bar.write(f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}")
+                    bar.clear()
+                    print(
+                        f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}", flush=True
+                    )
                 bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
                 bar.update()
                 run.log(

@@ -1,0 +1,120 @@
+"""Checkouts to try things in, as a user would have them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SMALL = {  # trains in a second or two
+    "model": {"block_size": 32, "d_model": 32, "n_heads": 2, "n_layers": 2},
+    "train": {"steps": 20, "batch_size": 4, "shards": 2, "warmup_steps": 5, "evaluation_interval": 10},
+    "sample": {"count": 2, "length": 80},
+    "plot_attention": {"prompt": "KING:\nWhat news?"},
+}
+
+
+class Checkout:
+    """A folder with a copy of this project in it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHONUN"))
+        }
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def start(self, *command, **options):
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=self.environment,
+            text=True,
+            stdout=-1,
+            stderr=-1,
+            stdin=subprocess.DEVNULL,
+            **options,
+        )
+
+    def run(self, *command, code=0, timeout=300):
+        """Run a command in the checkout, expecting this exit code; return what it printed."""
+        process = self.start(*command)
+        out, err = process.communicate(timeout=timeout)
+        assert process.returncode == code, f"{command} ended with {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def stage(self, name, code=0):
+        return self.run("python", "-m", f"pipeline.{name}", code=code)
+
+    def set_params(self, **sections):
+        """Change values in params.yaml: set_params(train={"steps": 5})."""
+        file = self.path / "params.yaml"
+        params = yaml.safe_load(file.read_text())
+        for section, values in sections.items():
+            params[section] |= values
+        file.write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture(scope="session")
+def small_checkout(tmp_path_factory):
+    """A committed checkout of what git knows or would add, with params for a small model. Not to be changed."""
+    path = tmp_path_factory.mktemp("small") / "checkout"
+    files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
+    for name in files:
+        if (ROOT / name).exists():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, path / name)
+    (path / "dvc.lock").unlink(missing_ok=True)
+    checkout = Checkout(path)
+    checkout.set_params(**SMALL)
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "A small model")):
+        checkout.run("git", *command)
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def encoded_checkout(small_checkout, tmp_path_factory):
+    """The small checkout after `prepare` and `vocab`. Not to be changed."""
+    path = tmp_path_factory.mktemp("encoded") / "checkout"
+    shutil.copytree(small_checkout.path, path)
+    checkout = Checkout(path)
+    checkout.stage("prepare")
+    checkout.stage("vocab")
+    return checkout
+
+
+@pytest.fixture(scope="session")
+def finished_checkout(small_checkout, tmp_path_factory):
+    """The small checkout after `dvc repro`, with what that printed as `output`. Not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "checkout"
+    shutil.copytree(small_checkout.path, path)
+    checkout = Checkout(path)
+    checkout.output = checkout.run("dvc", "repro").stdout
+    return checkout
+
+
+def copy_of(checkout, tmp_path):
+    return Checkout(shutil.copytree(checkout.path, tmp_path / "checkout"))
+
+
+@pytest.fixture
+def fresh(small_checkout, tmp_path):
+    """A copy of the small checkout, before anything was run."""
+    return copy_of(small_checkout, tmp_path)
+
+
+@pytest.fixture
+def encoded(encoded_checkout, tmp_path):
+    """A copy of the small checkout after `prepare` and `vocab`."""
+    return copy_of(encoded_checkout, tmp_path)
+
+
+@pytest.fixture
+def finished(finished_checkout, tmp_path):
+    """A copy of the small checkout after `dvc repro`."""
+    return copy_of(finished_checkout, tmp_path)

@@ -1,0 +1,75 @@
+"""`python -m baregpt`, as a user types it."""
+
+import shutil
+import signal
+
+import pytest
+
+ASK = ("python", "-m", "baregpt")
+
+
+def test_it_streams_from_the_weights_at_hand(finished_checkout):
+    first = finished_checkout.run(*ASK, "--prompt", "KING:", "--length", "50", "--seed", "1")
+    assert first.stdout.startswith("KING:")
+    assert len(first.stdout) == len("KING:") + 50 + 1
+    again = finished_checkout.run(*ASK, "--prompt", "KING:", "--length", "50", "--seed", "1")
+    assert again.stdout == first.stdout
+
+
+def test_options_reach_the_sampler(finished_checkout):
+    greedy = finished_checkout.run(*ASK, "--prompt", "A", "--length", "40", "--temperature", "0").stdout
+    top_one = finished_checkout.run(*ASK, "--prompt", "A", "--length", "40", "--top-k", "1").stdout
+    drawn = finished_checkout.run(*ASK, "--prompt", "A", "--length", "40", "--top-k", "0", "--seed", "3").stdout
+    assert greedy == top_one != drawn
+
+
+def test_it_takes_the_weights_that_are_named(finished, tmp_path):
+    shutil.move(finished.path / "data/weights.pkl", tmp_path / "mine.pkl")
+    out = finished.run(*ASK, "--weights", str(tmp_path / "mine.pkl"), "--length", "5").stdout
+    assert "Training" not in out
+
+
+def test_the_help_names_every_option(finished_checkout):
+    out = finished_checkout.run(*ASK, "--help").stdout
+    for option in ("--prompt", "--length", "--temperature", "--top-k", "--seed", "--weights", "--steps"):
+        assert option in out
+    assert "data/weights.pkl" in out
+
+
+def test_it_trains_first_when_there_are_no_weights(fresh):
+    (fresh.path / "data/pretrained.pkl").unlink(missing_ok=True)
+    out = fresh.run(*ASK, "--steps", "2", "--length", "20", "--seed", "1").stdout
+    for line in ("Model configuration:", "- d_model:", "Total params: 1,641,533", "step 1, loss=4.", "step 2, loss="):
+        assert line in out
+    assert "Weights saved to data/weights.pkl" in out
+    again = fresh.run(*ASK, "--length", "20", "--seed", "1").stdout
+    assert out.endswith(again)
+    assert "Training" not in again
+
+
+def test_ctrl_c_while_training_ends_with_one_line_and_no_weights(fresh):
+    (fresh.path / "data/pretrained.pkl").unlink(missing_ok=True)
+    process = fresh.start(*ASK, "--steps", "100000")
+    while "step 1," not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "\ninterrupted\n"
+    assert not (fresh.path / "data/weights.pkl").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompt", "né"), "error: character 'é' at position 1 is not in the vocabulary"),
+        (("--prompt", ""), "error: the prompt is empty"),
+        (("--temperature", "-1"), "error: temperature is -1.0: it must be at least 0"),
+        (("--weights", "none.pkl"), "error: [Errno 2] No such file or directory: 'none.pkl'"),
+        (("--weights", "README.md"), "error: README.md is not a sound BareGPT weights file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(finished_checkout, options, message):
+    err = finished_checkout.run(*ASK, *options, code=1).stderr
+    assert err.startswith(message)
+    assert err.count("\n") == 1

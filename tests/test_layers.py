@@ -1,0 +1,126 @@
+"""Every backward function against finite differences, in float64."""
+
+import numpy as np
+import pytest
+
+from baregpt import layers
+
+random = np.random.default_rng(0)
+B, T, D, H, V = 2, 5, 8, 2, 7
+N = B * T
+
+
+def normal(*shape):
+    return random.normal(0, 1, shape)
+
+
+def relative_error(a, b):
+    return np.linalg.norm(a - b) / max(np.linalg.norm(a) + np.linalg.norm(b), 1e-12)
+
+
+def finite_differences(function, x, step=1e-5):
+    """The gradient of a scalar function of the array x, by moving each of its elements both ways."""
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        kept = x[i]
+        x[i] = kept + step
+        above = function()
+        x[i] = kept - step
+        gradient[i] = (above - function()) / (2 * step)
+        x[i] = kept
+    return gradient
+
+
+def embedding(tokens, positions):
+    return layers.embedding(IDS, tokens, positions)
+
+
+IDS = random.integers(0, V, (B, T))
+BLOCK = {
+    "ln1.gain": normal(D), "ln1.bias": normal(D), "attention.qkv": normal(D, 3 * D), "attention.out": normal(D, D),
+    "ln2.gain": normal(D), "ln2.bias": normal(D),
+    "mlp.w1": normal(D, 4 * D), "mlp.b1": normal(4 * D), "mlp.w2": normal(4 * D, D), "mlp.b2": normal(D),
+}  # fmt: skip
+
+
+def attention_of(n_heads, length):
+    return lambda x, qkv, out: layers.attention(x, qkv, out, n_heads, length)
+
+
+def block(x, **parameters):
+    return layers.block(x, parameters, H, T)
+
+
+LAYERS = {  # name: forward, backward, input, parameters by the names of their gradients
+    "embedding": (embedding, layers.embedding_backward, None, {"tokens": normal(V, D), "positions": normal(T, D)}),
+    "layer_norm": (layers.layer_norm, layers.layer_norm_backward, normal(N, D), {"gain": normal(D), "bias": normal(D)}),
+    "gelu": (layers.gelu, layers.gelu_backward, 3 * normal(N, D), {}),
+    "mlp": (
+        layers.mlp, layers.mlp_backward, normal(N, D),
+        {"w1": normal(D, 4 * D), "b1": normal(4 * D), "w2": normal(4 * D, D), "b2": normal(D)},
+    ),
+    "attention": (
+        attention_of(H, T), layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    ),
+    "attention with one head": (
+        attention_of(1, T), layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    ),
+    "attention of one position": (
+        attention_of(H, 1), layers.attention_backward, normal(B, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    ),
+    "block": (block, layers.block_backward, normal(N, D), BLOCK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_match_finite_differences(name):
+    forward, backward, x, parameters = LAYERS[name]
+    inputs = [] if x is None else [x]
+    y, cache = forward(*inputs, **parameters)
+    dy = normal(*y.shape)  # any direction will do: the loss is Σ y · dy
+    dx, gradients = backward(dy, cache)
+
+    def loss():
+        return float((forward(*inputs, **parameters)[0] * dy).sum())
+
+    assert gradients.keys() == parameters.keys()
+    for key, parameter in parameters.items():
+        assert relative_error(gradients[key], finite_differences(loss, parameter)) < 1e-6, key
+    if x is not None:
+        assert relative_error(dx, finite_differences(loss, x)) < 1e-6
+
+
+def test_softmax_gradients_match_finite_differences():
+    x, dy = normal(3, 4, 5), normal(3, 4, 5)
+    dx = layers.softmax_backward(dy, layers.softmax(x))
+    assert relative_error(dx, finite_differences(lambda: float((layers.softmax(x) * dy).sum()), x)) < 1e-6
+
+
+def test_cross_entropy_gradients_match_finite_differences():
+    logits, targets = normal(N, V), random.integers(0, V, N)
+    _, cache = layers.cross_entropy(logits, targets)
+    numeric = finite_differences(lambda: layers.cross_entropy(logits, targets)[0], logits)
+    assert relative_error(layers.cross_entropy_backward(cache), numeric) < 1e-6
+
+
+def test_layer_norm_uses_gain_and_bias():
+    y, _ = layers.layer_norm(normal(N, D), np.full(D, 3.0), np.full(D, 5.0))
+    assert y.mean() == pytest.approx(5)
+    assert y.std(axis=1) == pytest.approx(3, rel=1e-4)
+
+
+def test_gelu_is_the_tanh_form():
+    x = np.linspace(-6, 6, 101)
+    expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    assert layers.gelu(x)[0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+def test_extreme_numbers_stay_finite_and_quiet():
+    x = np.array([[-1e4, -50, 0, 50, 1e4]], np.float32)
+    y, cache = layers.gelu(x)
+    assert y == pytest.approx(np.array([[0, 0, 0, 50, 1e4]]))
+    assert np.isfinite(layers.gelu_backward(np.ones_like(x), cache)[0]).all()
+    assert layers.softmax(x) == pytest.approx(np.array([[0, 0, 0, 0, 1]]))
+    loss, _ = layers.cross_entropy(x, np.array([0]))
+    assert loss == pytest.approx(2e4)

@@ -1,0 +1,22 @@
+"""params.yaml, params.py and the defaults of baregpt say the same."""
+
+from dataclasses import fields
+
+from baregpt.model import Config
+from baregpt.trainer import Training
+from pipeline.params import load_params
+
+
+def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
+    monkeypatch.chdir(__file__.rpartition("/tests/")[0])
+    params = load_params()
+    assert params.corpus.path == "data/plays.txt"
+    assert Config(65, **params.model.model_dump()) == Config(65)
+    assert Training(**params.train.model_dump()) == Training()
+
+
+def test_every_setting_of_training_and_model_is_a_param():
+    from pipeline.params import Model, Train
+
+    assert set(Train.model_fields) == {field.name for field in fields(Training)}
+    assert {"vocab_size", *Model.model_fields} == {field.name for field in fields(Config)}

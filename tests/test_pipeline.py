@@ -1,0 +1,257 @@
+"""The whole pipeline as a user runs it: real DVC, a real MLflow store."""
+
+import ast
+import csv
+import functools
+import hashlib
+import http.server
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, SMALL
+
+from baregpt import load_weights
+
+STAGES = ["prepare", "vocab", "train", "sample", "plot_attention"]
+
+
+def stages_run(output):
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def mlflow_runs(checkout):
+    client = mlflow.MlflowClient(f"sqlite:///{checkout.path}/mlflow.db")
+    return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
+
+
+def test_one_command_makes_everything(finished_checkout):
+    data = finished_checkout.path / "data"
+    assert stages_run(finished_checkout.output) == STAGES
+    model, vocab = load_weights(data / "weights.pkl")
+    assert vars(model.config) == {"vocab_size": 61, **SMALL["model"]}
+    assert json.loads((data / "vocab.json").read_text()) == list(vocab.characters)
+    corpus = (data / "plays.txt").read_text()
+    train_ids, validation_ids = np.load(data / "train.npy"), np.load(data / "validation.npy")
+    assert vocab.decode([*train_ids, *validation_ids]) == corpus
+    assert len(validation_ids) == round(len(corpus) / 10)
+    samples = (data / "samples.txt").read_text()
+    assert samples.count("--- sample") == 2
+    assert len(samples) > 2 * 80
+    for picture in ("attention.png", "loss.png"):
+        assert (data / picture).read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads((data / "metrics.json").read_text())
+    assert metrics["parameters"] == model.n_parameters
+    assert metrics["characters_seen"] == 20 * 4 * 32
+    steps = [int(row["step"]) for row in csv.DictReader((data / "train_loss.csv").open())]
+    assert steps == list(range(1, 21))
+    validation = {
+        int(row["step"]): float(row["validation_loss"]) for row in csv.DictReader((data / "validation_loss.csv").open())
+    }
+    assert list(validation) == [10, 20]
+    assert validation[20] == metrics["validation_loss"] < validation[10] < np.log(61)
+
+
+def test_a_second_repro_does_nothing(finished):
+    assert "Data and pipelines are up to date." in finished.run("dvc", "repro").stdout
+
+
+def test_a_forced_repro_gives_the_same_bytes(finished):
+    before = (finished.path / "dvc.lock").read_text()
+    assert stages_run(finished.run("dvc", "repro", "--force").stdout) == STAGES
+    assert (finished.path / "dvc.lock").read_text() == before
+
+
+def test_changed_params_rerun_just_what_they_concern(finished):
+    before = md5(finished.path / "data/samples.txt")
+    finished.set_params(sample={"temperature": 1.5})
+    assert stages_run(finished.run("dvc", "repro").stdout) == ["sample"]
+    assert md5(finished.path / "data/samples.txt") != before
+    finished.set_params(plot_attention={"layer": 0})
+    assert stages_run(finished.run("dvc", "repro").stdout) == ["plot_attention"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "rerun"),
+    [
+        ("baregpt/sampler.py", ["sample"]),
+        ("pipeline/plot_attention.py", ["plot_attention"]),
+        ("baregpt/layers.py", ["train", "sample", "plot_attention"]),
+        ("baregpt/optimizer.py", ["train"]),
+        ("data/plays.txt", ["prepare"]),
+        ("README.md", []),
+    ],
+)
+def test_changed_files_rerun_just_what_uses_them(finished, changed, rerun):
+    with (finished.path / changed).open("a") as file:
+        file.write("\n# a change\n")
+    assert list(json.loads(finished.run("dvc", "status", "--json").stdout)) == rerun
+
+
+def imports(module, root):
+    """The files of this project that a module imports, and what these import."""
+    path = Path(module.replace(".", "/")).with_suffix(".py")
+    found = {str(path)}
+    for node in ast.walk(ast.parse((root / path).read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.module.split(".")[0] not in ("baregpt", "pipeline"):
+            continue
+        names = [node.module] if "." in node.module else [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            found |= imports(name, root)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_depends_on_exactly_the_code_that_it_uses(stage):
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    assert {dep for dep in deps if dep.endswith(".py")} == imports(f"pipeline.{stage}", ROOT)
+
+
+def test_metrics_plots_and_graph_show_the_results(finished):
+    metrics = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]["data/metrics.json"][
+        "data"
+    ]
+    assert metrics.keys() == {"train_loss", "validation_loss", "parameters", "characters_seen"}
+    finished.run("dvc", "plots", "show")
+    page = (finished.path / "dvc_plots/index.html").read_text()
+    for part in ("train_loss", "validation_loss", "nats a character", "attention.png"):
+        assert part in page
+    graph = finished.run("dvc", "dag", "--dot").stdout
+    arrows = {tuple(part.strip(' ";') for part in line.split("->")) for line in graph.splitlines() if "->" in line}
+    links = {("prepare", "vocab"), ("vocab", "train"), ("train", "sample"), ("train", "plot_attention")}
+    assert arrows == links
+
+
+def test_experiments_run_and_show(finished):
+    out = finished.run("dvc", "exp", "run", "--name", "shorter", "-S", "train.steps=12").stdout
+    assert stages_run(out) == ["train", "sample", "plot_attention"]
+    rows = list(csv.DictReader(finished.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
+    assert [row["train.steps"] for row in rows if row["Experiment"] == "shorter"] == ["12"]
+    _, runs = mlflow_runs(finished)
+    assert {run.data.params["train.steps"] for run in runs} == {"12", "20"}
+
+
+def test_the_run_in_mlflow_has_everything(finished_checkout):
+    client, runs = mlflow_runs(finished_checkout)
+    assert len(runs) == 1
+    (run,) = runs
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.steps"] == "20"
+    assert run.data.params["model.d_model"] == "32"
+    assert run.data.params["corpus.path"] == "data/plays.txt"
+    for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
+        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(range(1, 21)), name
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [10, 20]
+    counts = {name: value for name, value in run.data.metrics.items() if name.startswith("parameters.")}
+    total = counts.pop("parameters.total")
+    assert total == sum(counts.values()) == load_weights(finished_checkout.path / "data/weights.pkl")[0].n_parameters
+    assert {"parameters.attention", "parameters.mlp", "parameters.head"} <= counts.keys()
+    assert run.data.tags["git.commit"] == finished_checkout.run("git", "rev-parse", "HEAD").stdout.strip()
+    lock = yaml.safe_load((finished_checkout.path / "dvc.lock").read_text())["stages"]
+    recorded = {entry["path"]: entry["md5"] for stage in lock.values() for entry in [*stage["deps"], *stage["outs"]]}
+    assert run.data.tags["corpus.md5"] == recorded["data/plays.txt"]
+    assert run.data.tags["weights.md5"] == recorded["data/weights.pkl"]
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert artifacts == {"weights.pkl", "vocab.json", "samples.txt", "loss.png", "attention.png"}
+    stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
+    assert md5(stored) == recorded["data/weights.pkl"]
+
+
+def test_samples_land_in_the_run_that_made_the_weights(finished):
+    """Two trainings, then the weights of the first come back: its samples belong to its run."""
+    _, (first,) = mlflow_runs(finished)
+    finished.set_params(train={"seed": 2})
+    finished.run("dvc", "repro")
+    finished.set_params(train={"seed": 1}, sample={"length": 33})
+    finished.run("dvc", "repro")
+    client, runs = mlflow_runs(finished)
+    assert len(runs) == 2  # the first weights came from DVC's cache, not from a third training
+    run_ids = [run.info.run_id for run in runs]
+    texts = {run_id: Path(client.download_artifacts(run_id, "samples.txt")).read_text() for run_id in run_ids}
+    (second,) = set(run_ids) - {first.info.run_id}
+    assert texts[first.info.run_id] == (finished.path / "data/samples.txt").read_text()
+    assert texts[second] != texts[first.info.run_id]
+
+
+def test_weights_that_came_alone_get_a_run_of_their_own(finished):
+    (finished.path / "mlflow.db").unlink()
+    finished.stage("sample")
+    client, (run,) = mlflow_runs(finished)
+    assert run.data.tags["weights.md5"] == md5(finished.path / "data/weights.pkl")
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl", "samples.txt"}
+
+
+@pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED")])
+def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
+    if how == "interrupt":
+        encoded.set_params(train={"steps": 1_000_000})
+        process = encoded.start("python", "-m", "pipeline.train")
+        while "step 10:" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    else:
+        (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
+        encoded.stage("train", code=1)
+    _, (run,) = mlflow_runs(encoded)
+    assert run.info.status == status
+
+
+@pytest.mark.parametrize("ending", ["\r\n", "\r"])
+def test_line_ends_do_not_matter(fresh, encoded_checkout, ending):
+    corpus = fresh.path / "data/plays.txt"
+    corpus.write_bytes(corpus.read_bytes().replace(b"\n", ending.encode()))
+    fresh.stage("prepare")
+    assert md5(fresh.path / "data/text.txt") == md5(encoded_checkout.path / "data/text.txt")
+
+
+def test_any_unicode_text_can_be_learned(fresh):
+    text = "Ünïcödé 🎭 e\u0301 Ω\u2028 данные 文字.\n" * 100
+    (fresh.path / "data/mine.txt").write_text("\ufeff" + text, encoding="utf-8")
+    fresh.set_params(corpus={"path": "data/mine.txt"}, sample={"prompt": "🎭"}, plot_attention={"prompt": "文字"})
+    fresh.run("dvc", "repro")
+    assert (fresh.path / "data/text.txt").read_text(encoding="utf-8") == text
+    assert "🎭" in (fresh.path / "data/samples.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def web_server(tmp_path):
+    """A folder, and the address under which a server on this machine offers it."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_shakespeare_is_fetched_and_checked(fresh, web_server):
+    folder, address = web_server
+    (folder / "input.txt").write_text("O, for a muse of fire!\n")
+    checksum = hashlib.sha256((folder / "input.txt").read_bytes()).hexdigest()
+    environment = fresh.path / ".venv/bin"  # this one, so that make need not set up another
+    environment.parent.mkdir()
+    environment.symlink_to(Path(sys.executable).parent)
+    (fresh.path / ".venv/.installed").touch()
+    make = ("make", "shakespeare", f"SHAKESPEARE={address}/input.txt")
+
+    fresh.run(*make, f"SHAKESPEARE_SHA256={checksum}")
+    assert (fresh.path / "data/shakespeare.txt").read_text() == "O, for a muse of fire!\n"
+    assert "shakespeare" not in fresh.run("git", "status", "--short").stdout
+
+    (fresh.path / "data/shakespeare.txt").unlink()
+    assert "is not tiny Shakespeare" in fresh.run(*make, code=2).stdout
+    gone = fresh.run("make", "shakespeare", f"SHAKESPEARE={address}/none.txt", code=2)
+    assert "is out of reach: fetch it on another machine and put it at data/shakespeare.txt" in gone.stdout
+    assert not list(fresh.path.glob("data/shakespeare*"))

@@ -1,0 +1,84 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from baregpt import GPT, Config, Vocab, generate
+from baregpt.sampler import choose
+
+VOCAB = Vocab("abcdefghij")
+MODEL = GPT(Config(len(VOCAB), block_size=12, d_model=16, n_heads=2, n_layers=2), seed=5, dtype=np.float64)
+MODEL.flat[:] = np.random.default_rng(0).normal(0, 0.3, MODEL.n_parameters)
+
+
+def text(**options):
+    return "".join(generate(MODEL, VOCAB, **{"prompt": "abc", "max_new_tokens": 60} | options))
+
+
+def greedy_without_cache(prompt, count):
+    """The same, recomputed from scratch for each character, with the context that `generate` documents."""
+    ids, context = list(VOCAB.encode(prompt)), list(VOCAB.encode(prompt))[-12:]
+    for _ in range(count):
+        ids.append(int(MODEL.logits([context])[0, -1].argmax()))
+        context = [*context, ids[-1]] if len(context) < 12 else ids[-6:]
+    return VOCAB.decode(ids[len(prompt) :])
+
+
+@pytest.mark.parametrize("prompt", ["a", "abc", "abcdefghijab", "abcdefghijabcdefghij"])
+def test_the_cache_changes_nothing_even_past_the_context_length(prompt):
+    assert text(prompt=prompt, temperature=0) == greedy_without_cache(prompt, 60)
+
+
+def test_a_seed_decides_the_text():
+    assert text(seed=1) == text(seed=1)
+    assert text(seed=1) != text(seed=2)
+    assert text() != text()
+
+
+def test_top_k_of_one_and_temperature_zero_are_greedy():
+    assert text(top_k=1) == text(temperature=0)
+
+
+def test_characters_are_drawn_with_the_probabilities_of_the_softmax():
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    random = np.random.default_rng(0)
+
+    def frequencies(temperature, top_k):
+        draws = [choose(logits, temperature, top_k, random) for _ in range(20_000)]
+        return np.bincount(draws, minlength=4) / len(draws)
+
+    assert frequencies(1, 0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
+    assert frequencies(1, 2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.015)
+    squares = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
+    assert frequencies(0.5, 9) == pytest.approx(squares / squares.sum(), abs=0.015)
+
+
+def test_text_streams_and_never_has_to_end():
+    stream = generate(MODEL, VOCAB, "a", max_new_tokens=10**12)
+    assert len(list(itertools.islice(stream, 100))) == 100
+
+
+def test_a_context_of_one_character_works():
+    model = GPT(Config(len(VOCAB), block_size=1, d_model=4, n_heads=1, n_layers=1))
+    assert len("".join(generate(model, VOCAB, "abc", 20))) == 20
+
+
+def test_no_new_tokens_is_no_text():
+    assert text(max_new_tokens=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": "aXb"}, "character 'X' at position 1 is not in the vocabulary, which is 'abcdefghij'"),
+        ({"temperature": -1}, "temperature is -1: it must be at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"max_new_tokens": -5}, "max_new_tokens is -5"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        generate(MODEL, VOCAB, **{"prompt": "a"} | options)

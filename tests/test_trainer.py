@@ -1,0 +1,96 @@
+import hashlib
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from baregpt import GPT, Config
+from baregpt.trainer import Training, evaluate, random_windows, sum_tree, train
+
+CONFIG = Config(vocab_size=11, block_size=16, d_model=16, n_heads=2, n_layers=2)
+IDS = np.arange(2000) * np.arange(2000) // 7 % 11  # a text with a pattern to learn
+SETTINGS = Training(steps=60, batch_size=8, shards=4, warmup_steps=5, learning_rate=0.01, evaluation_interval=25)
+
+
+def trained(settings=SETTINGS, threads=None):
+    model = GPT(CONFIG, seed=3)
+    return model, list(train(model, IDS[:1800], IDS[1800:], settings, threads))
+
+
+def test_training_lowers_both_losses_and_reports_every_step():
+    _, progress = trained()
+    assert [p.step for p in progress] == list(range(1, 61))
+    assert [p.step for p in progress if p.validation_loss is not None] == [25, 50, 60]
+    assert progress[-1].train_loss < progress[0].train_loss - 0.3
+    assert progress[-1].validation_loss < np.log(11) - 0.3
+    assert all(p.gradient_norm > 0 for p in progress)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    results = {hashlib.md5(trained(threads=threads)[0].flat).hexdigest() for threads in (1, 2, 3, 8)}
+    assert len(results) == 1
+
+
+def test_the_seed_decides_the_batches():
+    inputs, targets = random_windows(IDS, 16, 4, (1, 5))
+    assert inputs.shape == targets.shape == (4, 16)
+    assert (inputs[:, 1:] == targets[:, :-1]).all()
+    assert (inputs == random_windows(IDS, 16, 4, (1, 5))[0]).all()
+    assert (inputs != random_windows(IDS, 16, 4, (1, 6))[0]).any()
+    assert (inputs != random_windows(IDS, 16, 4, (2, 5))[0]).any()
+
+
+def test_random_windows_reach_both_ends_of_the_text():
+    inputs, targets = random_windows(np.arange(20), 16, 500, 0)
+    assert inputs.min() == 0
+    assert targets.max() == 19
+
+
+def test_shards_give_the_gradient_of_the_whole_batch():
+    whole, _ = trained(Training(**vars(SETTINGS) | {"shards": 1, "steps": 3}))
+    parts, _ = trained(Training(**vars(SETTINGS) | {"shards": 8, "steps": 3}))
+    assert parts.flat == pytest.approx(whole.flat, abs=1e-4)
+
+
+def test_clipping_is_applied():
+    """Adam's step does not depend on the scale of all gradients, but on how the scale changes between steps."""
+    loose, _ = trained(Training(**vars(SETTINGS) | {"clip_norm": 1e9, "steps": 5}))
+    tight, progress = trained(Training(**vars(SETTINGS) | {"clip_norm": 0.1, "steps": 5}))
+    assert min(p.gradient_norm for p in progress) > 0.1  # the norm reported is that before clipping
+    assert np.abs(loose.flat - tight.flat).max() > 1e-4
+    tiny, _ = trained(Training(**vars(SETTINGS) | {"clip_norm": 1e-12, "steps": 5}))
+    change = np.abs(tiny.flat - GPT(CONFIG, seed=3).flat).max()
+    assert change < 0.002 * 5  # gradients below Adam's epsilon hardly move anything
+
+
+def test_evaluation_takes_every_character_of_the_split_once():
+    model = GPT(CONFIG, seed=3)
+    ids = IDS[:53]  # three windows and a rest of four targets
+    losses = [model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) * 16 for i in (0, 16, 32)]
+    losses.append(model.loss(ids[None, 48:52], ids[None, 49:53]) * 4)
+    assert evaluate(model, ids) == pytest.approx(sum(losses) / 52)
+
+
+def test_evaluation_of_some_windows_spreads_them_over_the_split():
+    model = GPT(CONFIG, seed=3)
+    ids = IDS[:161]
+    expected = [model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) for i in (0, 80)]
+    assert evaluate(model, ids, max_windows=2) == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_sum_tree_adds_everything_once(count):
+    assert sum_tree([np.array([2.0**i]) for i in range(count)]) == 2**count - 1
+
+
+def test_blas_gets_its_threads_back():
+    before = [library["num_threads"] for library in threadpool_info()]
+    trained(Training(**vars(SETTINGS) | {"steps": 2}))
+    assert [library["num_threads"] for library in threadpool_info()] == before
+
+
+@pytest.mark.parametrize(("train_ids", "validation_ids", "split"), [(16, 100, "train"), (100, 16, "validation")])
+def test_a_split_without_room_for_a_window_is_refused(train_ids, validation_ids, split):
+    message = f"the {split} split has 16 characters: it needs more than block_size, 16"
+    with pytest.raises(ValueError, match=message):
+        train(GPT(CONFIG), IDS[:train_ids], IDS[:validation_ids], SETTINGS)

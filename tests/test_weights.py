@@ -1,0 +1,206 @@
+"""The weights file: what was saved comes back, and nothing but that comes in."""
+
+import pickle
+import pickletools
+import struct
+
+import numpy as np
+import pytest
+
+from baregpt import GPT, Config, Vocab, load_weights, save_weights
+from baregpt.weights import read_weights
+
+VOCAB = Vocab("abcdé")
+MODEL = GPT(Config(5, block_size=4, d_model=4, n_heads=2, n_layers=2), seed=1)
+METADATA = {"steps": 3, "loss": 1.25, "corpus": "x", "best": True, "none": None}
+
+
+def contents(**changes):
+    parts = {"config": dict(vars(MODEL.config)), "characters": VOCAB.characters, "parameters": dict(MODEL.parameters)}
+    return parts | {"metadata": METADATA} | changes
+
+
+def write(path, data):
+    path.write_bytes(data if isinstance(data, bytes) else pickle.dumps(data, protocol=4))
+    return path
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    save_weights(tmp_path / "weights.pkl", MODEL, VOCAB, METADATA)
+    model, vocab = load_weights(tmp_path / "weights.pkl")
+    assert model.config == MODEL.config
+    assert vocab.characters == VOCAB.characters
+    assert (model.flat == MODEL.flat).all()
+    assert read_weights(tmp_path / "weights.pkl")[2] == METADATA
+
+
+def test_anyone_with_numpy_can_open_it(tmp_path):
+    save_weights(tmp_path / "weights.pkl", MODEL, VOCAB, METADATA)
+    opened = pickle.loads((tmp_path / "weights.pkl").read_bytes())
+    assert opened.keys() == {"config", "characters", "parameters", "metadata"}
+    assert {type(array) for array in opened["parameters"].values()} == {np.ndarray}
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    save_weights(tmp_path / "first.pkl", MODEL, VOCAB, METADATA)
+    save_weights(tmp_path / "second.pkl", *load_weights(tmp_path / "first.pkl"), dict(METADATA))
+    assert (tmp_path / "first.pkl").read_bytes() == (tmp_path / "second.pkl").read_bytes()
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_other_ways_to_pickle_the_same_are_read(tmp_path, protocol):
+    path = write(tmp_path / "w.pkl", pickle.dumps(contents(), protocol=protocol))
+    assert (load_weights(path)[0].flat == MODEL.flat).all()
+
+
+def test_numpy_1_names_are_read(tmp_path):
+    data = pickle.dumps(contents(), protocol=3).replace(b"cnumpy._core.", b"cnumpy.core.")
+    assert b"_core" not in data
+    assert (load_weights(write(tmp_path / "w.pkl", data))[0].flat == MODEL.flat).all()
+
+
+@pytest.mark.parametrize(("stored", "loaded"), [(np.float16, np.float32), (np.float64, np.float64)])
+def test_other_precisions_are_read(tmp_path, stored, loaded):
+    arrays = {name: array.astype(stored) for name, array in MODEL.parameters.items()}
+    model, _ = load_weights(write(tmp_path / "w.pkl", contents(parameters=arrays)))
+    assert model.flat.dtype == loaded
+    assert model.flat == pytest.approx(MODEL.flat, abs=1e-4)
+
+
+def test_fortran_order_is_read(tmp_path):
+    arrays = {name: np.asfortranarray(array) for name, array in MODEL.parameters.items()}
+    assert (load_weights(write(tmp_path / "w.pkl", contents(parameters=arrays)))[0].flat == MODEL.flat).all()
+
+
+class Bomb:
+    """Pickles as a call that would leave a file behind."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def nested_tuples(depth):
+    """Small to store, but 2**depth steps to hash, compare or print."""
+    value = ()
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def with_array(array):
+    return contents(parameters=dict(MODEL.parameters) | {"head.bias": array})
+
+
+def unsound():
+    """Name -> what to write into the weights file."""
+    good = pickle.dumps(contents(), protocol=4)
+    inf = np.full(5, np.inf, np.float32)
+    yield "empty", b""
+    yield "text", b"not a pickle\n"
+    yield "cut off", good[: len(good) // 2]
+    yield "cut off in an array", good[:-200]
+    yield "not a mapping", 42
+    yield "a list", [contents()]
+    yield "nothing in it", {}
+    for part in contents():
+        yield f"no {part}", {name: value for name, value in contents().items() if name != part}
+    yield "unknown config", contents(config=vars(MODEL.config) | {"extra": 1})
+    yield "impossible config", contents(config=vars(MODEL.config) | {"n_heads": 3})
+    yield "config of another model", contents(config=vars(MODEL.config) | {"d_model": 8})
+    yield "a billion layers", contents(config=vars(MODEL.config) | {"n_layers": 10**9})
+    yield "a huge width", contents(config=vars(MODEL.config) | {"d_model": 10**12})
+    yield "config nested without end", contents(config=vars(MODEL.config) | {"d_model": nested_tuples(60)})
+    yield "vocabulary nested without end", contents(characters=(nested_tuples(60),))
+    yield "metadata nested without end", contents(metadata={"steps": nested_tuples(60)})
+    yield "vocabulary of another model", contents(characters="abcd")
+    yield "vocabulary with a character twice", contents(characters="abcda")
+    yield "NaN", with_array(np.full(5, np.nan, np.float32))
+    yield "infinity", with_array(inf)
+    yield "wrong shape", with_array(np.zeros(6, np.float32))
+    yield "integers", with_array(np.zeros(5, np.int32))
+    yield "complex numbers", with_array(np.zeros(5, np.complex64))
+    yield "objects", with_array(np.array([None] * 5, dtype=object))
+    yield "big-endian", with_array(np.zeros(5, ">f4"))
+    yield "records", with_array(np.zeros(5, [("a", "f4")]))
+    yield "text for an array", with_array("hello")
+    yield "a parameter too many", contents(parameters=dict(MODEL.parameters) | {"extra": inf})
+    yield "claims a huge array", b"\x80\x05\x96" + struct.pack("<Q", 1 << 60) + b"x."
+    yield "claims a huge text", b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"x."
+    yield "claims a huge frame", b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N."
+    yield "a memo place far out", b"\x80\x04Nr" + struct.pack("<I", (1 << 32) - 1) + b"."
+    yield "an unknown memo place", b"\x80\x04h\x07."
+    yield "an empty stack", b"\x80\x04\x85."
+    yield "no mark", b"\x80\x04t."
+    yield "itself inside itself", b"\x80\x04}\x94\x8c\x06configh\x00s."
+
+
+@pytest.mark.parametrize(("name", "data"), [pytest.param(*case, id=case[0]) for case in unsound()])
+def test_anything_but_a_sound_file_is_one_clear_line(tmp_path, name, data):
+    path = write(tmp_path / "strange.pkl", data)
+    with pytest.raises(ValueError, match=r"strange\.pkl is not a sound BareGPT weights file \(.+\)$") as caught:
+        load_weights(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def hostile(target):
+    import functools
+    import os
+    import shutil
+    import subprocess
+
+    command = f"touch {target}"
+    yield "os.system", Bomb(os.system, command)
+    yield "subprocess", Bomb(subprocess.call, ["touch", str(target)])
+    yield "eval", Bomb(eval, f"open({str(target)!r}, 'w')")
+    yield "exec", Bomb(exec, f"open({str(target)!r}, 'w')")
+    yield "open", Bomb(open, str(target), "w")
+    yield "functools.partial", Bomb(functools.partial, os.system, command)
+    yield "getattr", Bomb(getattr, Bomb(__import__, "os"), "system")
+    yield "numpy.savetxt", Bomb(np.savetxt, str(target), [1.0])
+    yield "numpy.fromfile", Bomb(np.fromfile, str(target))
+    yield "numpy.memmap", Bomb(np.memmap, str(target), "f4", "w+", 0, (5,))
+    yield "shutil.copy", Bomb(shutil.copy, "/etc/hostname", str(target))
+    yield "objects in an array", np.array([Bomb(os.system, command)] * 5, dtype=object)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("place", ["whole", "array", "config", "metadata"])
+def test_nothing_that_a_file_brings_is_run(tmp_path, protocol, place):
+    target = tmp_path / "trace"
+    for name, bomb in hostile(target):
+        data = {
+            "whole": bomb,
+            "array": with_array(bomb),
+            "config": contents(config=vars(MODEL.config) | {"d_model": bomb}),
+            "metadata": contents(metadata={"steps": bomb}),
+        }[place]
+        path = write(tmp_path / "hostile.pkl", pickle.dumps(data, protocol=protocol))
+        with pytest.raises(ValueError, match="is not a sound BareGPT weights file"):
+            load_weights(path)
+        assert not target.exists(), name
+
+
+def test_every_instruction_of_a_pickle_is_either_data_or_refused(tmp_path):
+    """A file made of each instruction alone does no harm."""
+    for opcode in pickletools.opcodes:
+        with pytest.raises(ValueError, match="is not a sound"):
+            load_weights(write(tmp_path / "w.pkl", b"\x80\x04NNN" + opcode.code.encode("latin1") + b"\x00" * 16 + b"."))
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_weights(tmp_path / "none.pkl")
+
+
+def test_a_failed_save_leaves_the_former_file(tmp_path):
+    path = tmp_path / "weights.pkl"
+    save_weights(path, MODEL, VOCAB, METADATA)
+    before = path.read_bytes()
+    with pytest.raises(AttributeError, match="pickle"):
+        save_weights(path, MODEL, VOCAB, {"not picklable": lambda: 0})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
