@@ -4,7 +4,9 @@ SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/t
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
 
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup repro test ui sample shakespeare lint clean
 
@@ -24,37 +26,39 @@ setup: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": choose another with `make PYTHON=...`")'
 	@echo "Setting up .venv, which takes a few minutes the first time..."
 	@$(PYTHON) -m venv .venv
-	@pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.txt
-	@python -m compileall -q -j 0 .venv/lib || true  # on all cores, where pip would take one
-	@pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.txt
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 repro: setup
-	@dvc repro
+	@$(BIN)/python -m pipeline.params
+	@$(BIN)/dvc repro
 
 test: setup
-	@python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses auto
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"
-	@mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT)
+	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 sample: setup
-	@python -m baregpt
+	@$(BIN)/python -m baregpt
 
 shakespeare: setup
-	@dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
+	@$(BIN)/dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
 		|| { echo "error: $(SHAKESPEARE) is out of reach: fetch it on another machine and put it at data/shakespeare.txt"; exit 1; }
-	@echo "$(SHAKESPEARE_SHA256)  data/shakespeare.tmp" | sha256sum --check --quiet \
+	@$(BIN)/python -c 'import hashlib, sys; sys.exit(hashlib.sha256(open("data/shakespeare.tmp", "rb").read()).hexdigest() != "$(SHAKESPEARE_SHA256)")' \
 		|| { rm data/shakespeare.tmp; echo "error: what came from $(SHAKESPEARE) is not tiny Shakespeare: its sha256 differs"; exit 1; }
 	@mv data/shakespeare.tmp data/shakespeare.txt
-	@echo "data/shakespeare.txt is here: train on it with \`dvc exp run -S corpus.path=data/shakespeare.txt\`"
+	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`'
 
 lint: setup
-	@ruff check
-	@ruff format --check
-	@mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	git clean --force -X --quiet -- data ':!data/shakespeare.txt'
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
+	cd data && rm -f corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
+		train_loss.csv validation_loss.csv loss.png samples.txt attention.png

@@ -24,7 +24,6 @@ def parse_arguments():
     add("--top-k", type=int, default=20, help="draw from the k likeliest only; 0: from all (default: %(default)s)")
     add("--seed", type=int, help="the same seed gives the same text (default: different every time)")
     add("--weights", type=Path, help="the weights file to use instead")
-    add("--steps", type=int, default=Training.steps, help="how long to train, if at all (default: %(default)s)")
     return parser.parse_args()
 
 
@@ -33,7 +32,7 @@ def train_from_scratch(settings):
     text = CORPUS.read_text(encoding="utf-8")
     vocab = Vocab.from_text(text)
     ids = vocab.encode(text)
-    split = len(ids) * 9 // 10
+    split = int(len(ids) * 0.9)
     model = GPT(Config(len(vocab)), settings.seed)
     print("Model configuration:")
     for name, value in {**vars(model.config), "batch_size": settings.batch_size}.items():
@@ -54,7 +53,7 @@ def main():
     options = parse_arguments()
     try:
         if not (options.weights or WEIGHTS.exists() or PRETRAINED.exists()):
-            train_from_scratch(Training(steps=options.steps))
+            train_from_scratch(Training())
         model, vocab = load_weights(options.weights or (WEIGHTS if WEIGHTS.exists() else PRETRAINED))
         text = generate(model, vocab, options.prompt, options.length, options.temperature, options.top_k, options.seed)
         print(options.prompt, end="")

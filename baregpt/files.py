@@ -15,5 +15,7 @@ def atomic_write(path):
             file.flush()
             os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)

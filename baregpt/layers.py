@@ -25,8 +25,8 @@ def embedding(ids, tokens, positions):
 def embedding_backward(dy, cache):
     """Each embedding collects from all the places where it was used; ids have no derivative."""
     ids, vocab_size = cache
-    one_hot = np.eye(vocab_size, dtype=dy.dtype)[ids.reshape(-1)]  # (N, V)
-    return None, {"tokens": one_hot.T @ dy, "positions": dy.reshape(*ids.shape, -1).sum(axis=0)}
+    one_hot = (np.arange(vocab_size)[:, None] == ids.reshape(-1)).astype(dy.dtype)  # (V, N)
+    return None, {"tokens": one_hot @ dy, "positions": dy.reshape(*ids.shape, -1).sum(axis=0)}
 
 
 def layer_norm(x, gain, bias):
@@ -101,8 +101,7 @@ def attention(x, qkv, out, n_heads, length, past=None):
     if past is not None:
         key, value = past.append(key, value)  # (B, H, S, d): S = T and all positions before
     scores = query @ key.swapaxes(2, 3)  # (B, H, T, S)
-    future = ~np.tri(length, scores.shape[3], scores.shape[3] - length, dtype=bool)
-    scores[..., future] = -np.inf
+    scores += np.triu(np.full_like(scores[0, 0], -np.inf), 1 + scores.shape[3] - length)  # the future: weight 0
     weights = softmax(scores)  # row i: how much of each position's value position i takes
     mixed = (weights @ value).swapaxes(1, 2).reshape(x.shape)
     return mixed @ out, (x, qkv, query, key, value, weights, mixed, out)

@@ -27,10 +27,10 @@ def choose(logits, temperature, top_k, random):
     """Draw an id from logits (V,): the likeliest at temperature 0, else from the softmax of the top_k best."""
     if temperature == 0:
         return int(logits.argmax())
-    logits = logits.astype(np.float64) / temperature
+    logits = (logits - logits.max()).astype(np.float64) / temperature
     if top_k and top_k < len(logits):
         logits[logits < np.partition(logits, -top_k)[-top_k]] = -np.inf
-    cumulative = np.exp(logits - logits.max()).cumsum()
+    cumulative = np.exp(logits).cumsum()
     return int(cumulative.searchsorted(random.random() * cumulative[-1], side="right"))
 
 

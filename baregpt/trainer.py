@@ -75,12 +75,10 @@ def train(model, train_ids, validation_ids, settings, threads=None):
     Same model, ids and settings: same parameters, to the last bit, whatever the number of threads (by default as
     many as BLAS would use, so OMP_NUM_THREADS holds). ValueError if a split has no room for a window.
     """
+    T = model.config.block_size
     for split, ids in {"train": train_ids, "validation": validation_ids}.items():
-        if len(ids) <= model.config.block_size:
-            rule = (
-                f"it needs more than block_size, {model.config.block_size}: take a longer text or a smaller block_size"
-            )
-            raise ValueError(f"the {split} split has {len(ids)} characters: {rule}")
+        if len(ids) <= T:
+            raise ValueError(f"the {split} split has {len(ids)} characters: it must have more than block_size, {T}")
     return _steps(model, train_ids, validation_ids, settings, threads)
 
 
@@ -95,15 +93,18 @@ def _steps(model, train_ids, validation_ids, settings, threads):
         np.divide(sum_tree([shard[name] for shard in shard_gradients]), settings.shards, out=views[name])
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
-    with blas.limit(limits=1), ThreadPoolExecutor(threads) as pool:
+    with blas.limit(limits=1), ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",)) as pool:
         for step in range(1, settings.steps + 1):
             batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
             shards = [np.split(part, settings.shards) for part in batch]
             losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards))
             list(pool.map(sum_shards, views))
-            norm = math.sqrt(np.dot(gradient, gradient))
-            gradient *= min(1, settings.clip_norm / (norm + 1e-6))
             learning_rate = scheduled_learning_rate(step, settings)
+            norm = math.sqrt(np.dot(gradient, gradient))
+            if not math.isfinite(norm + sum(losses)):
+                state = f"loss {np.mean(losses):.4g}, gradient norm {norm:.4g}, learning rate {learning_rate:.4g}"
+                raise ValueError(f"training diverged at step {step} ({state}): lower the learning rate")
+            gradient *= min(1, settings.clip_norm / (norm + 1e-6))
             optimizer.update(gradient, step, learning_rate, pool.map)
             validation_loss = None
             if step % settings.evaluation_interval == 0 or step == settings.steps:

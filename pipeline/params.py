@@ -6,6 +6,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from pipeline.stage import run
+
 PARAMS = Path("params.yaml")
 NonNegative = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -78,6 +80,17 @@ class Params(Section):
     sample: Sample
     plot_attention: PlotAttention
 
+    @model_validator(mode="after")
+    def _attention_can_be_drawn(self):
+        plot, model = self.plot_attention, self.model
+        if not -model.n_layers <= plot.layer < model.n_layers:
+            rule = f"it should be {-model.n_layers} to {model.n_layers - 1}"
+            raise ValueError(f"plot_attention.layer is {plot.layer}: {rule}")
+        if len(plot.prompt) > model.block_size:
+            rule = f"it should have at most model.block_size, {model.block_size}"
+            raise ValueError(f"plot_attention.prompt has {len(plot.prompt)} characters: {rule}")
+        return self
+
 
 def explain(error):
     """One pydantic error -> key, value and what would be right."""
@@ -88,7 +101,7 @@ def explain(error):
         case "extra_forbidden":
             return f"{key} is unknown"
         case "value_error":
-            return f"{key}: {error['ctx']['error']}"
+            return f"{key}: {error['ctx']['error']}".removeprefix(": ")
     hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if error["type"] == "float_type" else ""
     rule = error["msg"].replace("Input", "it").replace("String", "it")
     return f"{key or 'the whole'} is {repr(value)[:60]}: {rule}{hint}"
@@ -104,3 +117,14 @@ def load_params():
         raise ValueError(f"{PARAMS} is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise ValueError(f"{PARAMS}: {'; '.join(map(explain, error.errors()))}") from None
+
+
+def check():
+    """Say what is wrong before DVC starts: it would not look at params that no stage has, nor name corpus.path."""
+    path = load_params().corpus.path
+    if not Path(path).is_file():
+        raise ValueError(f"corpus {path} does not exist: put a text file there, or change corpus.path in {PARAMS}")
+
+
+if __name__ == "__main__":
+    run(check)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
@@ -28,7 +29,7 @@ def draw_attention(path, text, weights, title):
         if head >= n_heads:
             panel.set_visible(False)
             continue
-        image = panel.imshow(np.ma.array(weights[head], mask=future), vmin=0, vmax=1, cmap="viridis")
+        image = panel.imshow(np.ma.array(weights[head], mask=future), cmap="viridis", norm=PowerNorm(0.5, 0, 1))
         panel.set_title(f"head {head + 1}", fontsize=12)
         panel.set_xticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
         panel.set_yticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
@@ -46,16 +47,7 @@ def main():
     params = load_params().plot_attention
     model, vocab = load_weights(WEIGHTS)
     n_layers = model.config.n_layers
-    if not -n_layers <= params.layer < n_layers:
-        raise ValueError(
-            f"params.yaml: plot_attention.layer is {params.layer}: it should be {-n_layers} to {n_layers - 1}"
-        )
     ids = encode_prompt(vocab, params.prompt, "plot_attention.prompt")
-    if len(ids) > model.config.block_size:
-        limit = f"block_size, {model.config.block_size}"
-        raise ValueError(
-            f"params.yaml: plot_attention.prompt has {len(ids)} characters: it should have at most {limit}"
-        )
     weights = model.attention(ids[None])[params.layer][0]  # (H, T, T)
     draw_attention(
         ATTENTION_PICTURE, params.prompt, weights, f"Attention in layer {params.layer % n_layers + 1} of {n_layers}"

@@ -1,38 +1,47 @@
 """prepare: check the corpus, and make its line ends alike."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from baregpt.files import atomic_write
 from pipeline.params import load_params
-from pipeline.stage import TEXT, run
+from pipeline.stage import CORPUS, TEXT, run
 
 
-def read_corpus(path, sha256=None):
-    """The text of a corpus, without byte-order mark and with "\\n" line ends; ValueError for what is not a text."""
+def read_corpus(path):
+    """The bytes of a corpus; ValueError if there are none to be had."""
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise ValueError(f"corpus {path} does not exist: put a text file there, or change corpus.path") from None
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 and sha256 != found:
-        raise ValueError(f"corpus {path} has sha256 {found}, but corpus.sha256 is {sha256}")
+    except OSError as error:
+        raise ValueError(f"corpus {path} cannot be read ({error.strerror}): change corpus.path") from None
+
+
+def clean(data, path):
+    """The text in a corpus, without byte-order mark and with one kind of line end; ValueError if it holds none."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{data[error.start]:02x} at position {error.start}"
         raise ValueError(f"corpus {path} is not UTF-8 text ({wrong}): save it as UTF-8") from None
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise ValueError(f"corpus {path} is empty: it needs text to learn from")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prepare():
     corpus = load_params().corpus
-    text = read_corpus(corpus.path, corpus.sha256)
+    data = read_corpus(corpus.path)
+    checksums = {name: hashlib.new(name, data).hexdigest() for name in ("md5", "sha256")}
+    if corpus.sha256 not in (None, checksums["sha256"]):
+        raise ValueError(f"corpus {corpus.path} has sha256 {checksums['sha256']}, but corpus.sha256 is {corpus.sha256}")
+    text = clean(data, corpus.path)
     with atomic_write(TEXT) as file:
         file.write(text.encode())
+    with atomic_write(CORPUS) as file:
+        file.write(json.dumps(checksums, indent=2).encode() + b"\n")
     print(f"{corpus.path}: {len(text):,} characters")
 
 

@@ -14,10 +14,10 @@ def main():
     encode_prompt(vocab, params.prompt, "sample.prompt")
     samples = []
     for i in range(params.count):
-        text = generate(model, vocab, params.prompt, params.length, params.temperature, params.top_k, params.seed + i)
-        samples.append(
-            f"--- sample {i + 1} of {params.count}, seed {params.seed + i} ---\n{params.prompt}{''.join(text)}\n"
-        )
+        seed = params.seed + i
+        text = generate(model, vocab, params.prompt, params.length, params.temperature, params.top_k, seed)
+        drawn = f"temperature {params.temperature}, top-k {params.top_k}, seed {seed}"
+        samples.append(f"--- sample {i + 1} of {params.count}: {drawn} ---\n{params.prompt}{''.join(text)}\n")
     with atomic_write(SAMPLES) as file:
         file.write("\n".join(samples).encode())
     print(samples[0])

@@ -1,10 +1,11 @@
 """What every stage shares: how it ends, and where its files lie."""
 
+import signal
 import sys
 from pathlib import Path
 
 DATA = Path("data")
-TEXT, VOCAB = DATA / "text.txt", DATA / "vocab.json"
+CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.json"
 TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
 WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
 TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE = DATA / "train_loss.csv", DATA / "validation_loss.csv", DATA / "loss.png"
@@ -12,11 +13,13 @@ ATTENTION_PICTURE = DATA / "attention.png"
 
 
 def run(stage):
-    """Run a stage and end the process: one line and exit code 1 for what a person can mend, 130 for Ctrl-C."""
+    """Run a stage and end the process: one line and exit code 1 for what a person can mend, 130 when stopped."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     try:
         stage()
     except FileNotFoundError as error:
-        made_here = Path(error.filename).parent == DATA
+        made_here = Path(str(error.filename)).parent == DATA
         sys.exit(f"error: {error.filename} does not exist" + (": `dvc repro` makes it" if made_here else ""))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import logging
 import os
-import subprocess
 import time
 from pathlib import Path
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
 import mlflow
 from mlflow.entities import Metric, RunStatus
+from mlflow.exceptions import MlflowException
 
 EXPERIMENT = "baregpt"
 METRICS_IN_A_BATCH = 500  # MLflow takes up to 1,000 in one call
@@ -20,19 +21,19 @@ def connect():
     and our experiment."""
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a new store's table by table account
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seconds, not minutes, until we know it is down
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri("sqlite:///mlflow.db")
-    return mlflow.MlflowClient(), mlflow.set_experiment(EXPERIMENT)
+    try:
+        return mlflow.MlflowClient(), mlflow.set_experiment(EXPERIMENT)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise OSError(f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI: {reason}") from None
 
 
 def md5(path):
     """The checksum by which DVC knows a file."""
     return hashlib.md5(Path(path).read_bytes()).hexdigest()
-
-
-def git_commit():
-    """The commit that is checked out, or "" outside of git."""
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def flat(values, prefix=""):
@@ -62,20 +63,21 @@ class TrainingRun:
 
     def finish(self, weights, artifacts):
         """Keep the weights and other files, and tag the run with the weights' checksum: later stages look for it."""
+        self.send()
         for path in (weights, *artifacts):
             self.client.log_artifact(self.run_id, path)
         self.client.set_tag(self.run_id, "weights.md5", md5(weights))
 
 
 @contextlib.contextmanager
-def training_run(params, counts):
-    """A run for one training, with its params and parameter counts; marked failed or killed if it is."""
+def training_run(params, corpus_md5, counts):
+    """A run for one training, with its params, corpus and parameter counts; marked failed or killed if it is."""
     client, _ = connect()
     run_id = mlflow.start_run().info.run_id
     run, status = TrainingRun(client, run_id), RunStatus.FAILED
     try:
         mlflow.log_params(flat(params))
-        mlflow.set_tags({"git.commit": git_commit(), "corpus.md5": md5(params["corpus"]["path"])})
+        mlflow.set_tag("corpus.md5", corpus_md5)  # MLflow itself adds the git commit
         mlflow.log_metrics(counts)
         yield run
         status = RunStatus.FINISHED
@@ -83,8 +85,10 @@ def training_run(params, counts):
         status = RunStatus.KILLED
         raise
     finally:
-        run.send()
-        mlflow.end_run(RunStatus.to_string(status))
+        try:
+            run.send()
+        finally:
+            mlflow.end_run(RunStatus.to_string(status))
 
 
 def log_to_run_of(weights, *paths):

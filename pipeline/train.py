@@ -56,7 +56,8 @@ def draw_curves(path, train_curve, validation_curve):
 
 def main():
     params = load_params()
-    vocab = Vocab("".join(json.loads(VOCAB.read_text(encoding="utf-8"))))
+    contents = json.loads(VOCAB.read_text(encoding="utf-8"))
+    vocab, corpus = Vocab(contents["characters"]), contents["corpus"]
     train_ids, validation_ids = np.load(TRAIN_IDS), np.load(VALIDATION_IDS)
     settings = Training(**params.train.model_dump())
     model = GPT(Config(len(vocab), **params.model.model_dump()), settings.seed)
@@ -65,7 +66,7 @@ def main():
 
     steps = train(model, train_ids, validation_ids, settings)
     train_curve, validation_curve = {}, {}
-    with tracking.training_run(params.model_dump(), parameter_counts(model)) as run:
+    with tracking.training_run(params.model_dump(), corpus["md5"], parameter_counts(model)) as run:
         start = time.perf_counter()
         bar = tqdm(total=settings.steps, unit="step", disable=None)  # None: quiet when not a terminal
         with bar:
@@ -95,7 +96,7 @@ def main():
             "parameters": model.n_parameters,
             "characters_seen": characters * settings.steps,
         }
-        save_weights(WEIGHTS, model, vocab, {"steps": settings.steps, **metrics})
+        save_weights(WEIGHTS, model, vocab, {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics})
         write_curve(TRAIN_LOSS, "train_loss", train_curve)
         write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
         draw_curves(LOSS_PICTURE, train_curve, validation_curve)

@@ -7,16 +7,17 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.vocab import Vocab
 from pipeline.params import load_params
-from pipeline.stage import TEXT, TRAIN_IDS, VALIDATION_IDS, VOCAB, run
+from pipeline.stage import CORPUS, TEXT, TRAIN_IDS, VALIDATION_IDS, VOCAB, run
 
 
 def build_vocab():
     text = TEXT.read_text(encoding="utf-8")
     vocab = Vocab.from_text(text)
     ids = vocab.encode(text).astype(np.min_scalar_type(len(vocab)))
-    split = len(ids) - round(len(ids) * load_params().corpus.validation_share)
+    split = int(len(ids) * (1 - load_params().corpus.validation_share))
     with atomic_write(VOCAB) as file:
-        file.write(json.dumps(list(vocab.characters), ensure_ascii=False, indent=0).encode())
+        contents = {"characters": vocab.characters, "corpus": json.loads(CORPUS.read_text())}
+        file.write(json.dumps(contents, ensure_ascii=False, indent=2).encode() + b"\n")
     for path, part in {TRAIN_IDS: ids[:split], VALIDATION_IDS: ids[split:]}.items():
         with atomic_write(path) as file:
             np.save(file, part)

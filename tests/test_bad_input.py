@@ -34,7 +34,7 @@ CORPUS = {  # what is wrong: how it comes about, what the person reads
     "empty": (write(BYTES, b""), "corpus data/plays.txt is empty"),
     "only white space": (write(BYTES, b" \n\t\r\n "), "corpus data/plays.txt is empty"),
     "not UTF-8": (write(BYTES, b"abc\xff\xfe"), "corpus data/plays.txt is not UTF-8 text (byte 0xff at position 3)"),
-    "a folder": (params(corpus={"path": "data"}), "[Errno 21] Is a directory: 'data'"),
+    "a folder": (params(corpus={"path": "data"}), "corpus data cannot be read (Is a directory): change corpus.path"),
     "another checksum": (params(corpus={"sha256": SHA256}), f"but corpus.sha256 is {SHA256}"),
 }
 PARAMS = {
@@ -60,6 +60,12 @@ PARAMS = {
     "not YAML": (write("params.yaml", b"a: [1"), "params.yaml is not valid YAML"),
     "tabs": (write("params.yaml", b"a:\n\tb: 1"), "params.yaml is not valid YAML"),
     "Python tags": (write("params.yaml", b"a: !!python/object/apply:os.system [ls]"), "params.yaml is not valid YAML"),
+    "a layer too many": (params(plot_attention={"layer": 2}), "plot_attention.layer is 2: it should be -2 to 1"),
+    "a layer too few": (params(plot_attention={"layer": -3}), "plot_attention.layer is -3: it should be -2 to 1"),
+    "a prompt too long to draw": (
+        params(plot_attention={"prompt": "a" * 33}),
+        "plot_attention.prompt has 33 characters: it should have at most model.block_size, 32",
+    ),
     "an empty file": (write("params.yaml", b""), "the whole is None: it should be"),
     "not UTF-8": (write("params.yaml", b"a: \xff"), "params.yaml is not UTF-8 text"),
     "no params.yaml": (lambda checkout: (checkout.path / "params.yaml").unlink(), "params.yaml does not exist"),
@@ -93,7 +99,7 @@ def test_a_corpus_that_is_too_short_for_the_context(fresh, characters):
     write(BYTES, (b"To be, or not to be. " * 20)[:characters])(fresh)
     fresh.stage("prepare")
     fresh.stage("vocab")
-    says(fresh, "train", "needs more than block_size, 32")
+    says(fresh, "train", "must have more than block_size, 32")
     assert not (fresh.path / "mlflow.db").exists()  # it stopped before a run was begun
 
 
@@ -103,17 +109,6 @@ def test_a_prompt_with_a_character_that_the_corpus_does_not_have(finished, stage
     before = (finished.path / "data/samples.txt").read_bytes()
     says(finished, stage, f"params.yaml: {section}.prompt: character 'ï' at position 2 is not in the vocabulary")
     assert (finished.path / "data/samples.txt").read_bytes() == before
-
-
-@pytest.mark.parametrize("layer", [2, -3])
-def test_a_layer_that_the_model_does_not_have(finished, layer):
-    finished.set_params(plot_attention={"layer": layer})
-    says(finished, "plot_attention", f"params.yaml: plot_attention.layer is {layer}: it should be -2 to 1")
-
-
-def test_a_prompt_too_long_to_draw(finished):
-    finished.set_params(plot_attention={"prompt": "a" * 33})
-    says(finished, "plot_attention", "plot_attention.prompt has 33 characters: it should have at most block_size, 32")
 
 
 def test_damaged_weights(finished):
@@ -127,23 +122,39 @@ def test_stages_out_of_order(fresh):
         says(fresh, stage, f"{missing} does not exist: `dvc repro` makes it")
 
 
-def test_a_full_disk_loses_nothing(finished):
-    """A limit on the size of files is the disk's `no space left`, without filling one."""
-    weights = finished.path / "data/weights.pkl"
-    before = hashlib.md5(weights.read_bytes()).hexdigest()
-    err = finished.run("bash", "-c", "trap '' XFSZ; ulimit -f 8; python -m pipeline.prepare", code=1).stderr
-    assert "File too large" in err
+@pytest.mark.parametrize(
+    ("stage", "output"), [("prepare", "text.txt"), ("vocab", "train.npy"), ("train", "weights.pkl")]
+)
+def test_a_full_disk_loses_nothing(finished, stage, output):
+    """A limit on the size of files says no where a full disk would, without filling one."""
+    finished.set_params(train={"steps": 3}, model={"d_model": 160})
+    before = hashlib.md5((finished.path / "data" / output).read_bytes()).hexdigest()
+    limit = "ulimit -f " + ("2000" if stage == "train" else "600")  # KiB; MLflow's own store takes some 1,000
+    err = finished.run("bash", "-c", f"trap '' XFSZ; {limit}; python -m pipeline.{stage}", code=1).stderr
+    assert err.startswith(f"error: cannot write data/{output}: ")
     assert err.count("\n") == 1
-    assert hashlib.md5(weights.read_bytes()).hexdigest() == before
+    assert hashlib.md5((finished.path / "data" / output).read_bytes()).hexdigest() == before
     assert not list(finished.path.glob("data/*.tmp"))
 
 
-def test_ctrl_c_while_training(encoded):
+def test_training_that_diverges(encoded):
+    encoded.set_params(train={"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0})
+    says(encoded, "train", "training diverged at step 2 (loss nan, gradient norm nan, learning rate 1e+30)")
+    assert not (encoded.path / "data/weights.pkl").exists()
+
+
+def test_a_tracking_server_that_is_down(encoded):
+    encoded.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    says(encoded, "train", "MLflow cannot reach its store, set by MLFLOW_TRACKING_URI")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_training(encoded, stop):
     encoded.set_params(train=SMALL["train"] | {"steps": 1_000_000})
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 10:" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "interrupted\n"

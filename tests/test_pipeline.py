@@ -40,11 +40,11 @@ def test_one_command_makes_everything(finished_checkout):
     assert stages_run(finished_checkout.output) == STAGES
     model, vocab = load_weights(data / "weights.pkl")
     assert vars(model.config) == {"vocab_size": 61, **SMALL["model"]}
-    assert json.loads((data / "vocab.json").read_text()) == list(vocab.characters)
+    assert json.loads((data / "vocab.json").read_text())["characters"] == vocab.characters
     corpus = (data / "plays.txt").read_text()
     train_ids, validation_ids = np.load(data / "train.npy"), np.load(data / "validation.npy")
     assert vocab.decode([*train_ids, *validation_ids]) == corpus
-    assert len(validation_ids) == round(len(corpus) / 10)
+    assert len(train_ids) == int(len(corpus) * 0.9)
     samples = (data / "samples.txt").read_text()
     assert samples.count("--- sample") == 2
     assert len(samples) > 2 * 80
@@ -156,7 +156,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     total = counts.pop("parameters.total")
     assert total == sum(counts.values()) == load_weights(finished_checkout.path / "data/weights.pkl")[0].n_parameters
     assert {"parameters.attention", "parameters.mlp", "parameters.head"} <= counts.keys()
-    assert run.data.tags["git.commit"] == finished_checkout.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert run.data.tags["mlflow.source.git.commit"] == finished_checkout.run("git", "rev-parse", "HEAD").stdout.strip()
     lock = yaml.safe_load((finished_checkout.path / "dvc.lock").read_text())["stages"]
     recorded = {entry["path"]: entry["md5"] for stage in lock.values() for entry in [*stage["deps"], *stage["outs"]]}
     assert run.data.tags["corpus.md5"] == recorded["data/plays.txt"]
@@ -191,9 +191,20 @@ def test_weights_that_came_alone_get_a_run_of_their_own(finished):
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl", "samples.txt"}
 
 
-@pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED")])
+def test_runs_go_where_mlflow_tracking_uri_says(encoded):
+    encoded.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{encoded.path}/elsewhere.db"
+    encoded.stage("train")
+    assert not (encoded.path / "mlflow.db").exists()
+    encoded.path.joinpath("elsewhere.db").rename(encoded.path / "mlflow.db")
+    assert len(mlflow_runs(encoded)[1]) == 1
+
+
+@pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED"), ("diverge", "FAILED")])
 def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
-    if how == "interrupt":
+    if how == "diverge":
+        encoded.set_params(train={"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0})
+        encoded.stage("train", code=1)
+    elif how == "interrupt":
         encoded.set_params(train={"steps": 1_000_000})
         process = encoded.start("python", "-m", "pipeline.train")
         while "step 10:" not in process.stdout.readline():
@@ -236,14 +247,29 @@ def web_server(tmp_path):
         server.shutdown()
 
 
+def lend_environment(checkout):
+    """Have make use this environment, rather than set up another."""
+    (checkout.path / ".venv").symlink_to(sys.prefix)
+    (checkout.path / ".venv/.installed").touch()
+
+
+def test_make_repro_checks_first_and_then_repeats_nothing(finished):
+    lend_environment(finished)
+    assert "Data and pipelines are up to date." in finished.run("make", "repro").stdout
+    assert finished.run("make", "sample").stdout.startswith("\n")
+    finished.set_params(corpus={"path": "data/none.txt"})
+    assert finished.run("make", "repro", code=2).stderr.startswith("error: corpus data/none.txt does not exist")
+    (finished.path / "params.yaml").write_text((finished.path / "params.yaml").read_text() + "extra: 1\n")
+    assert finished.run("make", "repro", code=2).stderr.startswith("error: params.yaml: extra is unknown")
+    finished.run("make", "clean")
+    assert sorted(path.name for path in (finished.path / "data").iterdir()) == [".gitignore", "README.md", "plays.txt"]
+
+
 def test_shakespeare_is_fetched_and_checked(fresh, web_server):
     folder, address = web_server
     (folder / "input.txt").write_text("O, for a muse of fire!\n")
     checksum = hashlib.sha256((folder / "input.txt").read_bytes()).hexdigest()
-    environment = fresh.path / ".venv/bin"  # this one, so that make need not set up another
-    environment.parent.mkdir()
-    environment.symlink_to(Path(sys.executable).parent)
-    (fresh.path / ".venv/.installed").touch()
+    lend_environment(fresh)
     make = ("make", "shakespeare", f"SHAKESPEARE={address}/input.txt")
 
     fresh.run(*make, f"SHAKESPEARE_SHA256={checksum}")
