@@ -15,6 +15,8 @@ import numpy as np
 LAYER_NORM_EPSILON = 1e-5
 GELU_SCALE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
+BLOCK = 64  # positions whose attention is computed together
+FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to scores: a weight of 0
 
 
 def embedding(ids, tokens, positions):
@@ -31,9 +33,10 @@ def embedding_backward(dy, cache):
 
 def layer_norm(x, gain, bias):
     """y = gain · n + bias, n = (x - mean) / std by row (Ba et al. 2016, arXiv:1607.06450): (N, D) -> (N, D)."""
-    centered = x - x.mean(axis=1, keepdims=True)
-    inverse_std = 1 / np.sqrt(np.square(centered).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)  # (N, 1)
-    normalized = centered * inverse_std
+    normalized = x - x.mean(axis=1, keepdims=True)
+    variance = np.vecdot(normalized, normalized)[:, None] / x.shape[1]  # (N, 1)
+    inverse_std = 1 / np.sqrt(variance + LAYER_NORM_EPSILON)
+    normalized *= inverse_std
     return normalized * gain + bias, (normalized, inverse_std, gain)
 
 
@@ -41,8 +44,8 @@ def layer_norm_backward(dy, cache):
     """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain: what moves mean or std cannot pass."""
     normalized, inverse_std, gain = cache
     dn = dy * gain
-    through_std = normalized * (dn * normalized).mean(axis=1, keepdims=True)
-    dx = (dn - dn.mean(axis=1, keepdims=True) - through_std) * inverse_std
+    mean_product = np.vecdot(dn, normalized)[:, None] / dy.shape[1]
+    dx = (dn - dn.mean(axis=1, keepdims=True) - normalized * mean_product) * inverse_std
     return dx, {"gain": (dy * normalized).sum(axis=0), "bias": dy.sum(axis=0)}
 
 
@@ -52,16 +55,21 @@ def gelu(x):
     y = x (1 + tanh u) / 2 = x σ(2u) with u = √(2/π) (x + 0.044715 x³). We write σ, because it needs `exp`, which
     NumPy computes in half the time of `tanh`.
     """
+    gate = ((-2 * GELU_SCALE * GELU_CUBIC) * x * x - 2 * GELU_SCALE) * x  # -2u
     with np.errstate(over="ignore"):  # far below zero exp gives infinity, and σ = 1 / infinity = 0 is right
-        gate = 1 / (1 + np.exp((-2 * GELU_SCALE) * x * (1 + GELU_CUBIC * x * x)))
+        np.exp(gate, out=gate)
+    gate += 1
+    np.reciprocal(gate, out=gate)  # σ(2u)
     return x * gate, (x, gate)
 
 
 def gelu_backward(dy, cache):
-    """dx = dy · (σ + x σ (1 - σ) 2u') with u' = √(2/π) (1 + 3 · 0.044715 x²)."""
+    """dx = dy · (σ + x σ (1 - σ) 2u') with u' = √(2/π) (1 + 3 · 0.044715 x²).
+
+    In this order each operation but two works in place, on the result of the one before it.
+    """
     x, gate = cache
-    slope = (2 * GELU_SCALE) * (1 + (3 * GELU_CUBIC) * x * x)
-    return dy * gate * (1 + x * (1 - gate) * slope), {}
+    return (((6 * GELU_SCALE * GELU_CUBIC) * x * x + 2 * GELU_SCALE) * x * (1 - gate) + 1) * gate * dy, {}
 
 
 def mlp(x, w1, b1, w2, b2):
@@ -80,50 +88,76 @@ def mlp_backward(dy, cache):
 
 def softmax(x):
     """Softmax over the last axis, any shape."""
-    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))  # the largest exponent is 0: no overflow
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    y = x - x.max(axis=-1, keepdims=True)  # the largest exponent is 0: no overflow
+    np.exp(y, out=y)
+    y /= y.sum(axis=-1, keepdims=True)
+    return y
 
 
 def softmax_backward(dy, y):
     """dx = y · (dy - Σ dy · y)."""
-    return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+    return (dy - np.vecdot(dy, y)[..., None]) * y
 
 
-def attention(x, qkv, out, n_heads, length, past=None):
+def causal_blocks(length, total):
+    """Blocks of T queries, the last of S positions, each with all that it may see: pairs of slices (queries, keys).
+
+    Working by blocks skips most of the half of all scores that causality forbids.
+    """
+    stops = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
+    return [(slice(i * BLOCK, stop), slice(total - length + stop)) for i, stop in enumerate(stops)]
+
+
+def attention(x, qkv, out, n_heads, length, past=None, start=0):
     """Causal multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): (N, D) -> (N, D).
 
     `qkv` (D, 3D) makes queries, keys and values, `out` (D, D) mixes what the heads found; `length` is T. With
-    `past`, a `KeyValueCache`, the positions follow those it holds, attend to them too, and are added to it.
+    `past` (2, B, H, ≥ start + T, d), the keys and values of `start` earlier positions, these attend to those too, and
+    their own keys and values are added to it.
     """
-    heads = (x @ qkv).reshape(-1, length, 3, n_heads, x.shape[1] // n_heads)
-    query, key, value = heads.transpose(2, 0, 3, 1, 4)  # (B, H, T, d) each
-    query = query * query.shape[-1] ** -0.5
+    heads = (x @ qkv).reshape(-1, length, 3, n_heads, x.shape[1] // n_heads).transpose(2, 0, 3, 1, 4)
+    query, key, value = heads  # (B, H, T, d) each
+    query = query * query.shape[3] ** -0.5
     if past is not None:
-        key, value = past.append(key, value)  # (B, H, S, d): S = T and all positions before
-    scores = query @ key.swapaxes(2, 3)  # (B, H, T, S)
-    scores += np.triu(np.full_like(scores[0, 0], -np.inf), 1 + scores.shape[3] - length)  # the future: weight 0
-    weights = softmax(scores)  # row i: how much of each position's value position i takes
-    mixed = (weights @ value).swapaxes(1, 2).reshape(x.shape)
+        past[:, :, :, start : start + length] = heads[1:]
+        key, value = past[:, :, :, : start + length]
+    mixed, weights = np.empty(query.shape, x.dtype), []
+    for rows, seen in causal_blocks(length, key.shape[2]):
+        scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
+        size = scores.shape[2]
+        scores[..., -size:] += FUTURE[:size, :size]
+        weights.append(softmax(scores))  # row i: how much of each position's value position i takes
+        np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
+    mixed = mixed.swapaxes(1, 2).reshape(x.shape)
     return mixed @ out, (x, qkv, query, key, value, weights, mixed, out)
 
 
 def attention_backward(dy, cache):
     """The mirror of `attention`."""
     x, qkv, query, key, value, weights, mixed, out = cache
-    batch, n_heads, length, head_width = query.shape
-    dmixed = (dy @ out.T).reshape(batch, length, n_heads, head_width).swapaxes(1, 2)  # (B, H, T, d)
-    dscores = softmax_backward(dmixed @ value.swapaxes(2, 3), weights)  # (B, H, T, T), zero for the future
-    dquery = dscores @ key * head_width**-0.5
-    dkey = dscores.swapaxes(2, 3) @ query
-    dvalue = weights.swapaxes(2, 3) @ dmixed
-    dheads = np.stack([dquery, dkey, dvalue]).transpose(1, 3, 0, 2, 4).reshape(len(x), -1)  # (N, 3D)
+    batch, n_heads, length, width = query.shape
+    dmixed = (dy @ out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)  # (B, H, T, d)
+    dheads = np.zeros((batch, length, 3, n_heads, width), x.dtype)
+    dquery, dkey, dvalue = dheads.transpose(2, 0, 3, 1, 4)  # views of it, (B, H, T, d) each
+    for (rows, seen), w in zip(causal_blocks(length, length), weights):
+        dscores = softmax_backward(dmixed[:, :, rows] @ value[:, :, seen].swapaxes(2, 3), w)
+        dquery[:, :, rows] = dscores @ key[:, :, seen] * width**-0.5
+        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ query[:, :, rows]
+        dvalue[:, :, seen] += w.swapaxes(2, 3) @ dmixed[:, :, rows]
+    dheads = dheads.reshape(len(x), -1)  # (N, 3D)
     return dheads @ qkv.T, {"qkv": x.T @ dheads, "out": mixed.T @ dy}
 
 
-def block(x, p, n_heads, length, past=None):
+def attention_map(cache):
+    """The weights of an attention layer: (B, H, T, T)."""
+    length, weights = cache[2].shape[2], cache[5]
+    return np.concatenate([np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in weights], axis=2)
+
+
+def block(x, p, n_heads, length, past=None, start=0):
     """One Transformer block: attention, then the MLP, each on normalized input and added to x: (N, D) -> (N, D)."""
     normalized, ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
-    attended, attend = attention(normalized, p["attention.qkv"], p["attention.out"], n_heads, length, past)
+    attended, attend = attention(normalized, p["attention.qkv"], p["attention.out"], n_heads, length, past, start)
     x = x + attended
     normalized, ln2 = layer_norm(x, p["ln2.gain"], p["ln2.bias"])
     transformed, transform = mlp(normalized, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])

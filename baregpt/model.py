@@ -37,8 +37,8 @@ def parameter_shapes(config):
     block |= {"ln2.gain": (D,), "ln2.bias": (D,)}
     block |= {"mlp.w1": (D, 4 * D), "mlp.b1": (4 * D,), "mlp.w2": (4 * D, D), "mlp.b2": (D,)}
     blocks = {f"blocks.{i}.{name}": shape for i in range(config.n_layers) for name, shape in block.items()}
-    ends = {"head.weight": (D, V), "head.bias": (V,)}
-    return {"token_embedding": (V, D), "position_embedding": (T, D), **blocks, **ends}
+    first, last = {"token_embedding": (V, D), "position_embedding": (T, D)}, {"head.weight": (D, V), "head.bias": (V,)}
+    return first | blocks | last
 
 
 def named_views(flat, shapes):
@@ -60,6 +60,8 @@ class GPT:
         self.n_parameters = sum(math.prod(shape) for shape in shapes.values())
         self.flat = np.zeros(self.n_parameters, dtype)
         self.parameters = named_views(self.flat, shapes)
+        names = [name.removeprefix("blocks.0.") for name in shapes if name.startswith("blocks.0.")]
+        self.blocks = [{n: self.parameters[f"blocks.{i}.{n}"] for n in names} for i in range(config.n_layers)]
         random = np.random.default_rng(seed)
         for name, parameter in self.parameters.items():
             if parameter.ndim == 2:  # the biases stay at zero
@@ -69,24 +71,18 @@ class GPT:
             if name.endswith(("attention.out", "mlp.w2")):  # 2L of these add up in x: keep the sum at one scale
                 parameter /= math.sqrt(2 * config.n_layers)
 
-    def block_parameters(self, i):
-        """The parameters of block i, by their names within it."""
-        prefix = f"blocks.{i}."
-        return {name.removeprefix(prefix): p for name, p in self.parameters.items() if name.startswith(prefix)}
-
-    def forward(self, ids, past=None):
-        """ids (B, T) -> logits (N, V), cache. With `past`, a `KeyValueCache` a block, ids continue what it holds."""
+    def forward(self, ids, past=None, start=0):
+        """ids (B, T) -> logits (N, V), cache; `past` (L, 2, B, H, block_size, d) is as in `layers.attention`."""
         config, p, ids = self.config, self.parameters, np.asarray(ids)
-        start = past[0].length if past else 0
         length = ids.shape[1]
-        if not 0 < start + length <= config.block_size:
+        if not 0 < length <= config.block_size - start:
             raise ValueError(f"a sequence of {start + length}: it must have 1 to block_size, {config.block_size}, ids")
         if ids.min() < 0 or ids.max() >= config.vocab_size:
             raise ValueError(f"ids go from {ids.min()} to {ids.max()}: they must be 0 to {config.vocab_size - 1}")
         x, embed = layers.embedding(ids, p["token_embedding"], p["position_embedding"][start : start + length])
-        caches = []
-        for i in range(config.n_layers):
-            x, cache = layers.block(x, self.block_parameters(i), config.n_heads, length, past[i] if past else None)
+        caches, past = [], past if past is not None else [None] * config.n_layers
+        for block, past_of_block in zip(self.blocks, past):
+            x, cache = layers.block(x, block, config.n_heads, length, past_of_block, start)
             caches.append(cache)
         return x @ p["head.weight"] + p["head.bias"], (embed, caches, x)
 
@@ -100,8 +96,8 @@ class GPT:
             gradients |= {f"blocks.{i}.{name}": gradient for name, gradient in dblock.items()}
         _, dembedding = layers.embedding_backward(dx, embed)
         gradients["token_embedding"] = dembedding["tokens"]
-        gradients["position_embedding"] = np.zeros_like(p["position_embedding"])  # stays zero beyond T
-        gradients["position_embedding"][: len(dembedding["positions"])] = dembedding["positions"]
+        unused = self.config.block_size - len(dembedding["positions"])
+        gradients["position_embedding"] = np.pad(dembedding["positions"], [(0, unused), (0, 0)])
         return gradients
 
     def logits(self, ids):
@@ -121,4 +117,4 @@ class GPT:
     def attention(self, ids):
         """For each layer the attention weights, (B, H, T, T): row i is what position i attends to, and sums to 1."""
         _, (_, caches, _) = self.forward(ids)
-        return [attend[5] for _, attend, _, _ in caches]
+        return [layers.attention_map(attend) for _, attend, _, _ in caches]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-CHUNK = 16_384  # numbers updated at a time: few enough for a core's own cache
+CHUNK = 1 << 17  # numbers updated at a time: few enough for the cache, many enough not to wait for each other
 
 
 def scheduled_learning_rate(step, settings):

@@ -25,8 +25,8 @@ class Vocab:
         unknown = set(text) - self._ids.keys()
         if unknown:
             first = min(unknown, key=text.index)
-            known = f"the vocabulary, which is {self.characters!r}"
-            raise ValueError(f"character {first!r} at position {text.index(first)} is not in {known}")
+            where = f"at position {text.index(first)}"
+            raise ValueError(f"character {first!r} {where} is not in the vocabulary, which is {self.characters!r}")
         return np.fromiter((self._ids[character] for character in text), np.int64, len(text))
 
     def decode(self, ids):

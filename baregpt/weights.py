@@ -27,10 +27,9 @@ OPERANDS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "STACK_GLOBAL":
 
 def save_weights(path, model, vocab, metadata=None):
     """Write model, vocabulary and metadata (name -> str, int, float, bool or None) whole or not at all; OSError."""
-    contents = {"config": dict(vars(model.config)), "characters": vocab.characters}
-    contents |= {"parameters": model.parameters, "metadata": metadata or {}}
-    with atomic_write(path) as file:
-        pickle.dump(contents, file, protocol=4)  # one for all: the same bytes from every Python
+    contents = {"config": dict(vars(model.config)), "characters": vocab.characters, "parameters": model.parameters}
+    with atomic_write(path) as file:  # the protocol is fixed, so that every Python writes the same bytes
+        pickle.dump(contents | {"metadata": metadata or {}}, file, protocol=4)
 
 
 def load_weights(path):

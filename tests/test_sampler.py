@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from baregpt import GPT, Config, Vocab, generate
+from baregpt import GPT, Config, Vocab, generate, generate_batch
 from baregpt.sampler import choose
 
 VOCAB = Vocab("abcdefghij")
@@ -44,7 +44,7 @@ def test_characters_are_drawn_with_the_probabilities_of_the_softmax():
     random = np.random.default_rng(0)
 
     def frequencies(temperature, top_k):
-        draws = [choose(logits, temperature, top_k, random) for _ in range(20_000)]
+        draws = choose(np.tile(logits, (20_000, 1)), temperature, top_k, random)
         return np.bincount(draws, minlength=4) / len(draws)
 
     assert frequencies(1, 0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.015)
@@ -61,6 +61,14 @@ def test_text_streams_and_never_has_to_end():
 def test_a_context_of_one_character_works():
     model = GPT(Config(len(VOCAB), block_size=1, d_model=4, n_heads=1, n_layers=1))
     assert len("".join(generate(model, VOCAB, "abc", 20))) == 20
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_writes_several_texts_at_once(count):
+    columns = list(generate_batch(MODEL, VOCAB, "abc", count, 60, temperature=0))
+    assert ["".join(column) for column in zip(*columns)] == [text(temperature=0)] * count
+    drawn = {"".join(column) for column in zip(*generate_batch(MODEL, VOCAB, "abc", count, 60, seed=1))}
+    assert len(drawn) == count
 
 
 def test_no_new_tokens_is_no_text():
