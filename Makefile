@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup repro test ui sample shakespeare lint clean
+.PHONY: help setup repro test ui sample shakespeare bench lint clean
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
@@ -17,6 +17,7 @@ help:
 	@echo "make test         run the tests"
 	@echo "make lint         check style and types"
 	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
+	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick to try it)"
 	@echo "make setup        only set up the environment, .venv"
 	@echo "make clean        remove what was built; corpora, runs and DVC's cache stay"
 
@@ -52,6 +53,10 @@ shakespeare: setup
 		|| { rm data/shakespeare.tmp; echo "error: what came from $(SHAKESPEARE) is not tiny Shakespeare: its sha256 differs"; exit 1; }
 	@mv data/shakespeare.tmp data/shakespeare.txt
 	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`'
+
+bench: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@$(BIN)/python benchmarks/bench.py $(ARGUMENTS)
 
 lint: setup
 	@$(BIN)/ruff check

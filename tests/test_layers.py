@@ -90,6 +90,31 @@ def test_gradients_match_finite_differences(name):
         assert relative_error(dx, finite_differences(loss, x)) < 1e-6
 
 
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_working_by_blocks_changes_nothing(monkeypatch, block):
+    x, qkv, out, dy = normal(N, D), normal(D, 3 * D), normal(D, D), normal(N, D)
+    results = []
+    for size in (T, block):
+        monkeypatch.setattr(layers, "BLOCK", size)
+        y, cache = layers.attention(x, qkv, out, H, T)
+        dx, gradients = layers.attention_backward(dy, cache)
+        results.append([y, dx, gradients["qkv"], gradients["out"], layers.attention_map(cache)])
+    for whole, in_blocks in zip(*results):
+        assert in_blocks == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
+def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
+    monkeypatch.setattr(layers, "BLOCK", 2)
+    x, qkv, out = normal(N, D), normal(D, 3 * D), normal(D, D)
+    whole, _ = layers.attention(x, qkv, out, H, T)
+    past = np.empty((2, B, H, T, D // H))
+    parts, sequences = [], x.reshape(B, T, D)
+    for start, stop in ((0, 1), (1, 4), (4, 5)):
+        part = sequences[:, start:stop].reshape(-1, D)
+        parts.append(layers.attention(part, qkv, out, H, stop - start, past, start)[0].reshape(B, -1, D))
+    assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
 def test_softmax_gradients_match_finite_differences():
     x, dy = normal(3, 4, 5), normal(3, 4, 5)
     dx = layers.softmax_backward(dy, layers.softmax(x))
