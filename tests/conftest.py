@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +18,16 @@ SMALL = {  # trains in a second or two
     "plot_attention": {"prompt": "KING:\nWhat news?"},
 }
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C, and hands that on
+
 
 class Checkout:
     """A folder with a copy of this project in it."""
 
     def __init__(self, path):
         self.path = path
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PYTHONUN"))
-        }
+        ours = ("MLFLOW_", "PYTHONUN", "MAKE", "MFLAGS")  # what the tests themselves were started with
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def start(self, *command, **options):

@@ -1,0 +1,295 @@
+"""Side by side with PyTorch and with the machine's own limit: `make bench`.
+
+Every contender is a process of its own that waits while another is measured. They take turns, so that a machine whose
+speed drifts is the same to all; figures are medians, and ratios of figures from one run are what counts.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+HERE = Path(__file__).parent
+DEFAULT = {"vocab_size": 65, "block_size": 128, "d_model": 256, "n_heads": 4, "n_layers": 2, "batch_size": 16}
+NANOGPT = {"vocab_size": 65, "block_size": 256, "d_model": 384, "n_heads": 6, "n_layers": 6, "batch_size": 64}
+GROWTH = [
+    ("default", {}),
+    ("width 128", {"d_model": 128}),
+    ("width 512", {"d_model": 512}),
+    ("4 layers", {"n_layers": 4}),
+    ("context 64", {"block_size": 64}),
+    ("context 256", {"block_size": 256}),
+    ("batch 8", {"batch_size": 8}),
+    ("batch 32", {"batch_size": 32}),
+]
+PROMPT = "KING:\n"
+
+
+# Contenders: each makes, in its own process, a function that does one unit of work.
+
+
+def prepare(shape):
+    """(model, ids) of a shape: the same in every process."""
+    from baregpt import GPT, Config
+
+    config = Config(**{name: value for name, value in shape.items() if name != "batch_size"})
+    return GPT(config, seed=1), np.random.default_rng(1).integers(0, config.vocab_size, 100_000)
+
+
+def ours(shape, shards=None):
+    """A training step of baregpt."""
+    from baregpt.trainer import Training, train
+
+    model, ids = prepare(shape)
+    settings = {"steps": 10**9, "batch_size": shape["batch_size"], "evaluation_interval": 10**9}
+    steps = train(model, ids, ids, Training(**settings | ({"shards": shards} if shards else {})))
+    return lambda: next(steps)[1]
+
+
+def pytorch(shape, compiled):
+    """A training step of PyTorch on the same model and batches."""
+    import torch
+    from torch_gpt import TorchGPT, train_step
+
+    from baregpt.trainer import Training, random_windows
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    model, ids = prepare(shape)
+    twin = TorchGPT(model.config)
+    twin.load(model.parameters)
+    step, numbers = train_step(twin, compiled), itertools.count(1)
+    seed = Training.seed
+    return lambda: step(*random_windows(ids, shape["block_size"], shape["batch_size"], (seed, next(numbers))))
+
+
+def matrix_products(shape):
+    """Nothing but the matrix products of a training step, the batch spread over the threads: the machine's limit."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_limits
+
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    threadpool_limits(1)
+    T, D, H = shape["block_size"], shape["d_model"], shape["n_heads"]
+    batch = max(1, shape["batch_size"] // threads)
+    products = []
+    for inputs, outputs in [(D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)] * shape["n_layers"] + [
+        (D, shape["vocab_size"])
+    ]:
+        x, w, dy = (np.ones(s, np.float32) for s in ((batch * T, inputs), (inputs, outputs), (batch * T, outputs)))
+        products += [(x, w), (dy, w.T), (x.T, dy)]
+    wide, square = (np.ones((batch, H, T, n), np.float32) for n in (D // H, T))
+    products += [(wide, wide.swapaxes(2, 3)), (square, wide)] * 3 * shape["n_layers"]
+    pool = ThreadPoolExecutor(threads)
+
+    def multiply(_):
+        for a, b in products:
+            np.matmul(a, b)
+
+    return lambda: list(pool.map(multiply, range(threads))) and None
+
+
+def sampling(count):
+    """Characters of one stream from baregpt, past the context length."""
+    from baregpt import Vocab, generate
+
+    model, _ = prepare(DEFAULT)
+    vocab = Vocab("".join(map(chr, range(58, 123))))
+    stream = generate(model, vocab, "KING", 10**9, 0.8, 20, seed=1)
+    list(itertools.islice(stream, model.config.block_size))
+    return lambda: list(itertools.islice(stream, count)) and None
+
+
+def pytorch_sampling(count, cached):
+    import torch
+    from torch_gpt import TorchGPT
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    model, _ = prepare(DEFAULT)
+    twin = TorchGPT(model.config).eval()
+    twin.load(model.parameters)
+    stream = twin.generate([1, 2, 3, 4], 10**9, 0.8, 20, cached)
+    list(itertools.islice(stream, model.config.block_size))
+    return lambda: list(itertools.islice(stream, count)) and None
+
+
+CONTENDERS = {f.__name__: f for f in (ours, pytorch, matrix_products, sampling, pytorch_sampling)}
+
+
+def serve(connection, name, arguments):
+    """In a process of its own: make the contender, then time it whenever asked."""
+    work = CONTENDERS[name](**arguments)
+    connection.send(work())  # warm up; a training step's loss comes back for comparison
+    while repeats := connection.recv():
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+        connection.send((times, memory))
+
+
+def race(contenders, rounds, repeats, threads):
+    """Time contenders in turns. label -> (name, arguments); returns label -> seconds, MiB and the first result."""
+    context = multiprocessing.get_context("spawn")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by each
+    lanes = {}
+    for label, (name, arguments) in contenders.items():
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(there, name, arguments), daemon=True)
+        process.start()
+        there.close()  # so that a contender that dies is noticed
+        lanes[label] = (here, process, here.recv(), [])
+    memory = {}
+    for _ in range(rounds):
+        for label, (here, _, _, times) in lanes.items():
+            here.send(repeats)
+            new_times, memory[label] = here.recv()
+            times += new_times
+    for here, process, *_ in lanes.values():
+        here.send(0)
+        process.join()
+    return {
+        label: {"seconds": statistics.median(times), "memory_mib": memory[label], "first": first}
+        for label, (_, _, first, times) in lanes.items()
+    }
+
+
+# What is measured.
+
+
+def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
+    contenders = {"baregpt": ("ours", {"shape": shape}), "PyTorch": ("pytorch", {"shape": shape, "compiled": False})}
+    if compiled:
+        contenders["PyTorch compiled"] = ("pytorch", {"shape": shape, "compiled": True})
+    if limit:
+        contenders["matrix products alone"] = ("matrix_products", {"shape": shape})
+    results = race(contenders, rounds, repeats, threads)
+    losses = [result.pop("first") for result in results.values()]
+    assert np.ptp([loss for loss in losses if loss]) < 1e-3, f"not the same model: losses {losses}"
+    return results
+
+
+def measure(quick):
+    """All measurements, as one dictionary."""
+    rounds, growth, cores = (2, GROWTH[:2], os.cpu_count()) if quick else (12, GROWTH, os.cpu_count())
+    threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
+    most = threads[-1]
+    results = {
+        "machine": {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), "numpy": np.__version__},
+        "threads": most,
+    }
+    plan = tqdm(total=3 + (not quick) + len(threads) + len(growth), disable=None)
+
+    def done(name, value):
+        results[name] = value
+        plan.set_postfix_str(name)
+        plan.update()
+
+    done("training step", training_race(DEFAULT, rounds, 5, most))
+    for n in threads:
+        done(f"training step on {n} threads", training_race(DEFAULT, rounds // 2, 5, n, compiled=False))
+    for name, change in growth:
+        done(f"growth: {name}", training_race(DEFAULT | change, rounds // 2, 3, most, compiled=False))
+    if not quick:
+        done("10.7 M parameters", training_race(NANOGPT, 3, 1, most))
+    shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (1, 2, 4, 8, 16)}
+    done("shards", race(shards, rounds, 5, most))
+    contenders = {
+        "baregpt": ("sampling", {"count": 256}),
+        "PyTorch with a cache": ("pytorch_sampling", {"count": 256, "cached": True}),
+        "PyTorch without": ("pytorch_sampling", {"count": 64, "cached": False}),
+    }
+    done("sampling", race(contenders, rounds, 1, 1))
+    for label, (_, arguments) in contenders.items():
+        results["sampling"][label]["characters_per_second"] = arguments["count"] / results["sampling"][label]["seconds"]
+    return results
+
+
+# What is shown.
+
+
+def cpu_name():
+    """The processor, as Linux or Python knows it."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def table(results):
+    """The figures as text."""
+    lines = []
+
+    def row(*cells):
+        lines.append(f"{cells[0]:34s}" + "".join(f"{cell:>16s}" for cell in cells[1:]))
+
+    def race_rows(title, lanes):
+        reference = lanes["baregpt"]["seconds"]
+        row(title, "ms", "baregpt takes", "peak MiB")
+        for label, lane in lanes.items():
+            ratio = f"{reference / lane['seconds']:.2f} x" if label != "baregpt" else ""
+            row(f"  {label}", f"{lane['seconds'] * 1e3:.1f}", ratio, f"{lane['memory_mib']:.0f}")
+        lines.append("")
+
+    for name, lanes in results.items():
+        if name.startswith(("training", "growth", "10.7")):
+            race_rows(name, lanes)
+    row("shards", "ms", "against 4")
+    for label, lane in results["shards"].items():
+        row(
+            f"  {label}",
+            f"{lane['seconds'] * 1e3:.1f}",
+            f"{lane['seconds'] / results['shards']['4 shards']['seconds']:.2f} x",
+        )
+    lines.append("")
+    row("sampling", "characters/s", "peak MiB")
+    for label, lane in results["sampling"].items():
+        row(f"  {label}", f"{lane['characters_per_second']:.0f}", f"{lane['memory_mib']:.0f}")
+    return "\n".join(lines)
+
+
+def draw(results, path):
+    """Time of a training step, and sampling speed, as bars."""
+    figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    machine = results["machine"]
+    for axes, lanes, value, unit, title in [
+        (left, results["training step"], lambda lane: lane["seconds"] * 1e3, "ms", "A training step (less is better)"),
+        (right, results["sampling"], lambda lane: lane["characters_per_second"], "/s", "Sampling (more is better)"),
+    ]:
+        labels = list(lanes)[::-1]
+        colors = ["tab:orange" if label == "baregpt" else "tab:gray" for label in labels]
+        bars = axes.barh(labels, [value(lanes[label]) for label in labels], color=colors)
+        axes.bar_label(bars, fmt=f"%.0f {unit}", padding=3)
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.2)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(f"{machine['cpu']}, {results['threads']} threads (sampling: 1)", fontsize=8)
+    figure.savefig(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few repeats: to try the benchmark, not to quote it")
+    options = parser.parse_args()
+    results = measure(options.quick)
+    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw(results, HERE / "results.png")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
