@@ -8,6 +8,7 @@ dW = xᵀ dy; a sum hands dy on to each of its terms; what was used in several p
 Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H, V characters.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -31,11 +32,15 @@ def embedding_backward(dy, cache):
     return None, {"tokens": one_hot @ dy, "positions": dy.reshape(*ids.shape, -1).sum(axis=0)}
 
 
+def row_mean(x, y):
+    """Mean over each row of x · y: (N, D), (N, D) or (D,) -> (N, 1)."""
+    return np.vecdot(x, y)[:, None] / x.shape[1]
+
+
 def layer_norm(x, gain, bias):
     """y = gain · n + bias, n = (x - mean) / std by row (Ba et al. 2016, arXiv:1607.06450): (N, D) -> (N, D)."""
-    normalized = x - x.mean(axis=1, keepdims=True)
-    variance = np.vecdot(normalized, normalized)[:, None] / x.shape[1]  # (N, 1)
-    inverse_std = 1 / np.sqrt(variance + LAYER_NORM_EPSILON)
+    normalized = x - x.sum(axis=1, keepdims=True) / x.shape[1]
+    inverse_std = (row_mean(normalized, normalized) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
     normalized *= inverse_std
     return normalized * gain + bias, (normalized, inverse_std, gain)
 
@@ -44,9 +49,8 @@ def layer_norm_backward(dy, cache):
     """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain: what moves mean or std cannot pass."""
     normalized, inverse_std, gain = cache
     dn = dy * gain
-    mean_product = np.vecdot(dn, normalized)[:, None] / dy.shape[1]
-    dx = (dn - dn.mean(axis=1, keepdims=True) - normalized * mean_product) * inverse_std
-    return dx, {"gain": (dy * normalized).sum(axis=0), "bias": dy.sum(axis=0)}
+    dx = (dn - row_mean(dy, gain) - normalized * row_mean(dn, normalized)) * inverse_std
+    return dx, {"gain": np.einsum("nd,nd->d", dy, normalized), "bias": dy.sum(axis=0)}
 
 
 def gelu(x):
@@ -56,8 +60,7 @@ def gelu(x):
     NumPy computes in half the time of `tanh`.
     """
     gate = ((-2 * GELU_SCALE * GELU_CUBIC) * x * x - 2 * GELU_SCALE) * x  # -2u
-    with np.errstate(over="ignore"):  # far below zero exp gives infinity, and σ = 1 / infinity = 0 is right
-        np.exp(gate, out=gate)
+    np.exp(np.minimum(gate, 80, out=gate), out=gate)  # σ(-80) is as good as 0, and exp(89) would overflow
     gate += 1
     np.reciprocal(gate, out=gate)  # σ(2u)
     return x * gate, (x, gate)
@@ -99,6 +102,7 @@ def softmax_backward(dy, y):
     return (dy - np.vecdot(dy, y)[..., None]) * y
 
 
+@functools.cache
 def causal_blocks(length, total):
     """Blocks of T queries, the last of S positions, each with all that it may see: pairs of slices (queries, keys).
 
@@ -124,8 +128,8 @@ def attention(x, qkv, out, n_heads, length, past=None, start=0):
     mixed, weights = np.empty(query.shape, x.dtype), []
     for rows, seen in causal_blocks(length, key.shape[2]):
         scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
-        size = scores.shape[2]
-        scores[..., -size:] += FUTURE[:size, :size]
+        if (size := scores.shape[2]) > 1:
+            scores[..., -size:] += FUTURE[:size, :size]
         weights.append(softmax(scores))  # row i: how much of each position's value position i takes
         np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
     mixed = mixed.swapaxes(1, 2).reshape(x.shape)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-CHUNK = 1 << 17  # numbers updated at a time: few enough for the cache, many enough not to wait for each other
+CHUNK = 1 << 18  # numbers updated at a time: few enough for the cache, many enough not to wait for each other
 
 
 def scheduled_learning_rate(step, settings):
@@ -30,8 +30,10 @@ class Adam:
         def update_chunk(start):
             chunk = slice(start, start + CHUNK)
             g, m, v = gradient[chunk], self.mean[chunk], self.square[chunk]
-            m += (1 - self.beta1) * (g - m)
-            v += (1 - self.beta2) * (g * g - v)
+            m *= self.beta1
+            m += (1 - self.beta1) * g
+            v *= self.beta2
+            v += (1 - self.beta2) * g * g
             self.parameters[chunk] -= learning_rate / correction1 * m / (np.sqrt(v / correction2) + self.epsilon)
 
         list(parallel_map(update_chunk, range(0, len(gradient), CHUNK)))

@@ -1,29 +1,29 @@
 """Sampling text, one character at a time."""
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 
 def choose(logits, temperature, top_k, random):
-    """Draw ids (B,) from logits (B, V): the likeliest at temperature 0, else from the softmax of the top_k best."""
-    if temperature == 0:
-        return logits.argmax(axis=1)
-    logits = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature
+    """Draw ids (B,) from the softmax of logits (B, V) / temperature, among the top_k likeliest.
+
+    The largest of logits + temperature · Gumbel noise is such a draw (Maddison et al. 2014, arXiv:1411.0030); at
+    temperature 0 it is the likeliest of all.
+    """
     if 0 < top_k < logits.shape[1]:
-        logits[logits < np.partition(logits, -top_k)[:, -top_k, None]] = -np.inf
-    cumulative = np.exp(logits).cumsum(axis=1)
-    return (cumulative <= random.random((len(logits), 1)) * cumulative[:, -1:]).sum(axis=1)
+        logits = np.where(logits < np.partition(logits, -top_k)[:, -top_k, None], -np.inf, logits)
+    return (logits + temperature * random.gumbel(size=logits.shape)).argmax(axis=1)
 
 
 def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20, seed=None):
     """Return an iterator over the characters that continue `prompt`, each yielded as soon as it is drawn.
 
     temperature: 0 always takes the likeliest character; higher is bolder. top_k: only the k likeliest may be
-    drawn; 0 for all. seed: the same seed gives the same text; None, another each time.
+    drawn; 0 for all. seed: the same seed gives the same text, on one machine with one number of BLAS threads; None,
+    another each time.
 
-    The model sees at most block_size characters, T. When they are full, the older half is dropped and the
-    newer half read again in one pass, so that speed does not fall with length: every character is drawn
-    with the last T/2 to T characters in view, as far as there are any.
+    The model sees at most block_size characters, T. When they are full, all but the newest T/4 are dropped and these
+    read again in one pass, so that speed does not fall with length: every character is drawn with the last T/4 to T
+    characters in view, as far as there are any.
 
     Raises ValueError for an empty prompt, a character outside the vocabulary, or a number out of range.
     """
@@ -47,16 +47,16 @@ def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=
 
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, random):
-    config, blas = model.config, ThreadpoolController().select(user_api="blas")
-    unread, start, T = ids[:, -config.block_size :], 0, config.block_size
-    shape = config.n_layers, 2, len(ids), config.n_heads, T, config.d_model // config.n_heads
-    past = np.empty(shape, model.flat.dtype)
+    config, T = model.config, model.config.block_size
+    past = np.empty(
+        (config.n_layers, 2, len(ids), config.n_heads, T, config.d_model // config.n_heads), model.flat.dtype
+    )
+    seen, stop, new = np.empty((len(ids), T), int), 0, ids[:, -T:]  # `past` holds the keys and values of seen[:, :stop]
     for _ in range(max_new_tokens):
-        if start + unread.shape[1] > T:
-            unread, start = ids, 0
-        with blas.limit(limits=1):  # a position alone is too little work to share
-            logits, _ = model.forward(unread, past, start)
-        start += unread.shape[1]
-        unread = choose(logits.reshape(*unread.shape, -1)[:, -1], temperature, top_k, random)[:, None]
-        ids = np.hstack([ids, unread])[:, -max(1, T // 2) :]
-        yield [vocab.characters[i] for i in unread[:, 0]]
+        if stop + new.shape[1] > T:
+            stop, new = 0, np.hstack([seen[:, T - T // 4 + 1 :], new])
+        start, stop = stop, stop + new.shape[1]
+        seen[:, start:stop] = new
+        logits, _ = model.forward(new, past, start)
+        new = choose(logits.reshape(*new.shape, -1)[:, -1], temperature, top_k, random)[:, None]
+        yield [vocab.characters[i] for i in new[:, 0]]

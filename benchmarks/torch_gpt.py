@@ -65,14 +65,14 @@ class TorchGPT(nn.Module):
 
     @torch.inference_mode()
     def generate(self, ids, count, temperature, top_k, cached):
-        """Yield `count` ids after the list `ids`; with a cache, half of the context is read again when it is full."""
+        """Yield `count` ids after the list `ids`; with a cache, a quarter is read again when the context is full."""
         size = self.config.block_size
         unread, past, read = ids[-size:], [[] for _ in self.blocks], 0
         for _ in range(count):
             if not cached:
                 unread, past, read = ids[-size:], None, 0
             elif read + len(unread) > size:
-                unread, past, read = ids[-(size // 2) :], [[] for _ in self.blocks], 0
+                unread, past, read = ids[-(size // 4) :], [[] for _ in self.blocks], 0
             logits = self(torch.tensor([unread]), past, read)[0, -1] / temperature
             read += len(unread)
             values, candidates = torch.topk(logits, top_k)

@@ -20,7 +20,7 @@ def greedy_without_cache(prompt, count):
     ids, context = list(VOCAB.encode(prompt)), list(VOCAB.encode(prompt))[-12:]
     for _ in range(count):
         ids.append(int(MODEL.logits([context])[0, -1].argmax()))
-        context = [*context, ids[-1]] if len(context) < 12 else ids[-6:]
+        context = [*context, ids[-1]] if len(context) < 12 else ids[-3:]
     return VOCAB.decode(ids[len(prompt) :])
 
 
