@@ -270,10 +270,16 @@ def draw(results, path):
     machine = results["machine"]
     for axes, lanes, value, unit, title in [
         (left, results["training step"], lambda lane: lane["seconds"] * 1e3, "ms", "A training step (less is better)"),
-        (right, results["sampling"], lambda lane: lane["characters_per_second"], "/s", "Sampling (more is better)"),
+        (
+            right,
+            results["sampling"],
+            lambda lane: lane["characters_per_second"],
+            "",
+            "Sampling, characters/s (more is better)",
+        ),
     ]:
         labels = list(lanes)[::-1]
-        colors = ["tab:orange" if label == "baregpt" else "tab:gray" for label in labels]
+        colors = ["tab:orange" if label.startswith("baregpt") else "tab:gray" for label in labels]
         bars = axes.barh(labels, [value(lanes[label]) for label in labels], color=colors)
         axes.bar_label(bars, fmt=f"%.0f {unit}", padding=3)
         axes.set_title(title, fontsize=10)
