@@ -8,10 +8,11 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup repro test ui sample shakespeare bench lint clean
+.PHONY: help setup repro best test ui sample shakespeare bench lint clean
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
+	@echo "make best         train with the recipe for half an hour, recipes/best.txt, as a DVC experiment"
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make ui           look at the runs in the MLflow UI"
 	@echo "make test         run the tests"
@@ -36,6 +37,9 @@ repro: setup
 	@$(BIN)/python -m pipeline.params
 	@$(BIN)/dvc repro
 
+best: setup
+	@$(BIN)/dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
+
 test: setup
 	@$(BIN)/python -m pytest --numprocesses auto
 
@@ -56,7 +60,7 @@ shakespeare: setup
 
 bench: setup
 	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
-	@$(BIN)/python benchmarks/bench.py $(ARGUMENTS)
+	@$(BIN)/python -m benchmarks.bench $(ARGUMENTS)
 
 lint: setup
 	@$(BIN)/ruff check

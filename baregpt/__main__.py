@@ -5,7 +5,6 @@ With neither, train on data/plays.txt first, in a few minutes.
 
 import argparse
 import sys
-import time
 from itertools import chain
 from pathlib import Path
 
@@ -22,15 +21,13 @@ def train_from_scratch(settings):
     ids = vocab.encode(text)
     split = int(len(ids) * 0.9)
     model = GPT(Config(len(vocab)), settings.seed)
-    print("Model configuration:")
-    for name, value in {**vars(model.config), "batch_size": settings.batch_size}.items():
-        print(f"- {name + ':':<12}{value:>10}")
+    shape = {**vars(model.config), "batch_size": settings.batch_size}.items()
+    print("Model configuration:", *(f"- {name + ':':<12}{value!s:>10}" for name, value in shape), sep="\n")
     print(f"Total params: {model.n_parameters:,}\n\nTraining on {CORPUS}; Ctrl-C stops.")
-    start = time.perf_counter()
     for step, loss, validation, *_ in train(model, ids[:split], ids[split:], settings):
         if step == 1 or validation is not None:
             held_out = "" if validation is None else f", validation={validation:.4f}"
-            print(f"step {step}, loss={loss:.4f}{held_out} ({time.perf_counter() - start:.1f}s)", flush=True)
+            print(f"step {step}, loss={loss:.4f}{held_out}", flush=True)
     save_weights(WEIGHTS, model, vocab, {"steps": settings.steps})
     print(f"Weights saved to {WEIGHTS}\n")
 

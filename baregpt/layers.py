@@ -8,7 +8,6 @@ dW = xᵀ dy; a sum hands dy on to each of its terms; what was used in several p
 Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H, V characters.
 """
 
-import functools
 import math
 
 import numpy as np
@@ -59,10 +58,8 @@ def gelu(x):
     y = x (1 + tanh u) / 2 = x σ(2u) with u = √(2/π) (x + 0.044715 x³). We write σ, because it needs `exp`, which
     NumPy computes in half the time of `tanh`.
     """
-    gate = ((-2 * GELU_SCALE * GELU_CUBIC) * x * x - 2 * GELU_SCALE) * x  # -2u
-    np.exp(np.minimum(gate, 80, out=gate), out=gate)  # σ(-80) is as good as 0, and exp(89) would overflow
-    gate += 1
-    np.reciprocal(gate, out=gate)  # σ(2u)
+    exponent = ((-2 * GELU_SCALE * GELU_CUBIC) * x * x - 2 * GELU_SCALE) * x  # -2u
+    gate = 1 / (1 + np.exp(np.minimum(exponent, 80)))  # σ(2u); σ(-80) is as good as 0, and exp(89) would overflow
     return x * gate, (x, gate)
 
 
@@ -102,7 +99,14 @@ def softmax_backward(dy, y):
     return (dy - np.vecdot(dy, y)[..., None]) * y
 
 
-@functools.cache
+def rotate(x, turns):
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864): pairs of x (..., T, d), as complex numbers, times turns.
+
+    turns (T, d / 2) are of length 1, so its mirror is to turn back, by their conjugates.
+    """
+    return (x.view(turns.dtype) * turns).view(x.dtype)
+
+
 def causal_blocks(length, total):
     """Blocks of T queries, the last of S positions, each with all that it may see: pairs of slices (queries, keys).
 
@@ -112,19 +116,21 @@ def causal_blocks(length, total):
     return [(slice(i * BLOCK, stop), slice(total - length + stop)) for i, stop in enumerate(stops)]
 
 
-def attention(x, qkv, out, n_heads, length, past=None, start=0):
+def attention(x, qkv, out, n_heads, length, turns=None, past=None):
     """Causal multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): (N, D) -> (N, D).
 
-    `qkv` (D, 3D) makes queries, keys and values, `out` (D, D) mixes what the heads found; `length` is T. With
-    `past` (2, B, H, ≥ start + T, d), the keys and values of `start` earlier positions, these attend to those too, and
-    their own keys and values are added to it.
+    `qkv` (D, 3D) makes queries, keys and values, `out` (D, D) mixes what the heads found; `length` is T; `turns` rotate
+    queries and keys. `past` (2, B, H, S, d) holds the keys and values of S - T earlier positions, to be attended to
+    as well, and room for those of these T, which are put there.
     """
     heads = (x @ qkv).reshape(-1, length, 3, n_heads, x.shape[1] // n_heads).transpose(2, 0, 3, 1, 4)
+    if turns is not None:
+        heads[:2] = rotate(heads[:2], turns)
     query, key, value = heads  # (B, H, T, d) each
     query = query * query.shape[3] ** -0.5
     if past is not None:
-        past[:, :, :, start : start + length] = heads[1:]
-        key, value = past[:, :, :, : start + length]
+        past[:, :, :, -length:] = heads[1:]
+        key, value = past
     mixed, weights = np.empty(query.shape, x.dtype), []
     for rows, seen in causal_blocks(length, key.shape[2]):
         scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
@@ -133,21 +139,23 @@ def attention(x, qkv, out, n_heads, length, past=None, start=0):
         weights.append(softmax(scores))  # row i: how much of each position's value position i takes
         np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
     mixed = mixed.swapaxes(1, 2).reshape(x.shape)
-    return mixed @ out, (x, qkv, query, key, value, weights, mixed, out)
+    return mixed @ out, (x, qkv, query, key, value, weights, mixed, out, turns)
 
 
 def attention_backward(dy, cache):
     """The mirror of `attention`."""
-    x, qkv, query, key, value, weights, mixed, out = cache
+    x, qkv, query, key, value, weights, mixed, out, turns = cache
     batch, n_heads, length, width = query.shape
     dmixed = (dy @ out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)  # (B, H, T, d)
     dheads = np.zeros((batch, length, 3, n_heads, width), x.dtype)
-    dquery, dkey, dvalue = dheads.transpose(2, 0, 3, 1, 4)  # views of it, (B, H, T, d) each
+    dquery, dkey, dvalue = dparts = dheads.transpose(2, 0, 3, 1, 4)  # views of it, (B, H, T, d) each
     for (rows, seen), w in zip(causal_blocks(length, length), weights):
         dscores = softmax_backward(dmixed[:, :, rows] @ value[:, :, seen].swapaxes(2, 3), w)
         dquery[:, :, rows] = dscores @ key[:, :, seen] * width**-0.5
         dkey[:, :, seen] += dscores.swapaxes(2, 3) @ query[:, :, rows]
         dvalue[:, :, seen] += w.swapaxes(2, 3) @ dmixed[:, :, rows]
+    if turns is not None:
+        dparts[:2] = rotate(dparts[:2], turns.conj())
     dheads = dheads.reshape(len(x), -1)  # (N, 3D)
     return dheads @ qkv.T, {"qkv": x.T @ dheads, "out": mixed.T @ dy}
 
@@ -158,24 +166,35 @@ def attention_map(cache):
     return np.concatenate([np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in weights], axis=2)
 
 
-def block(x, p, n_heads, length, past=None, start=0):
+def dropout(x, rate, random):
+    """Zero each number with probability `rate`, scale the others to keep the mean (Srivastava et al. 2014): any shape.
+
+    Its mirror is to multiply dy by the same mask; without `random` nothing happens.
+    """
+    mask = (random.random(x.shape, np.float32) >= rate) / x.dtype.type(1 - rate) if random else 1
+    return x * mask if random else x, mask
+
+
+def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
     """One Transformer block: attention, then the MLP, each on normalized input and added to x: (N, D) -> (N, D)."""
-    normalized, ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
-    attended, attend = attention(normalized, p["attention.qkv"], p["attention.out"], n_heads, length, past, start)
+    normed, ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
+    attended, attend = attention(normed, p["attention.qkv"], p["attention.out"], n_heads, length, turns, past)
+    attended, attended_mask = dropout(attended, rate, random)
     x = x + attended
-    normalized, ln2 = layer_norm(x, p["ln2.gain"], p["ln2.bias"])
-    transformed, transform = mlp(normalized, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
-    return x + transformed, (ln1, attend, ln2, transform)
+    normed, ln2 = layer_norm(x, p["ln2.gain"], p["ln2.bias"])
+    transformed, transform = mlp(normed, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
+    transformed, transformed_mask = dropout(transformed, rate, random)
+    return x + transformed, (ln1, attend, attended_mask, ln2, transform, transformed_mask)
 
 
 def block_backward(dy, cache):
     """The mirror of `block`: at each sum, dy flows on both through the layer and around it."""
-    ln1, attend, ln2, transform = cache
-    dnormalized, dmlp = mlp_backward(dy, transform)
-    dx, dln2 = layer_norm_backward(dnormalized, ln2)
+    ln1, attend, attended_mask, ln2, transform, transformed_mask = cache
+    dnormed, dmlp = mlp_backward(dy * transformed_mask, transform)
+    dx, dln2 = layer_norm_backward(dnormed, ln2)
     dx += dy
-    dnormalized, dattention = attention_backward(dx, attend)
-    dinput, dln1 = layer_norm_backward(dnormalized, ln1)
+    dnormed, dattention = attention_backward(dx * attended_mask, attend)
+    dinput, dln1 = layer_norm_backward(dnormed, ln1)
     dinput += dx
     parts = {"ln1": dln1, "attention": dattention, "ln2": dln2, "mlp": dmlp}
     return dinput, {f"{part}.{name}": g for part, gradients in parts.items() for name, g in gradients.items()}

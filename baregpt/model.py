@@ -1,7 +1,7 @@
 """The model: its configuration, its parameters, and the passes through all of its layers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -13,7 +13,7 @@ class Config:
     """The shape of a GPT; ValueError if the numbers do not fit together.
 
     vocab_size V: characters. block_size T: the longest context. d_model D: width. n_heads H: must divide D.
-    n_layers L: blocks.
+    n_layers L: blocks. rotary: queries and keys also turn with their position.
     """
 
     vocab_size: int
@@ -21,13 +21,16 @@ class Config:
     d_model: int = 256
     n_heads: int = 4
     n_layers: int = 2
+    rotary: bool = False
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number of at least 1")
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model is {self.d_model}: it must be a multiple of n_heads, {self.n_heads}")
+        for field in fields(self):
+            value, rule = getattr(self, field.name), "True or False" if field.type is bool else "a whole number above 0"
+            if type(value) is not field.type or (value < 1 and field.type is int):
+                raise ValueError(f"{field.name} is {value!r}: it must be {rule}")
+        if self.d_model % (self.n_heads * (1 + self.rotary)):
+            twice = "twice " * self.rotary  # rotary turns pairs
+            raise ValueError(f"d_model is {self.d_model}: it must be a multiple of {twice}n_heads, {self.n_heads}")
 
 
 def parameter_shapes(config):
@@ -62,17 +65,21 @@ class GPT:
         self.parameters = named_views(self.flat, shapes)
         names = [name.removeprefix("blocks.0.") for name in shapes if name.startswith("blocks.0.")]
         self.blocks = [{n: self.parameters[f"blocks.{i}.{n}"] for n in names} for i in range(config.n_layers)]
+        speeds = 10000.0 ** -np.linspace(0, 1, config.d_model // config.n_heads // 2, endpoint=False)  # of each pair
+        angles = np.outer(np.arange(config.block_size), speeds)  # (T, d / 2), in radians
+        self.turns = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
         random = np.random.default_rng(seed)
-        for name, parameter in self.parameters.items():
-            if parameter.ndim == 2:  # the biases stay at zero
-                parameter[...] = random.normal(0, 0.02, parameter.shape)
+        for name, parameter in self.parameters.items():  # what is not set here stays at zero
             if name.endswith("gain"):
                 parameter[...] = 1
-            if name.endswith(("attention.out", "mlp.w2")):  # 2L of these add up in x: keep the sum at one scale
-                parameter /= math.sqrt(2 * config.n_layers)
+            elif parameter.ndim == 2 and not name.endswith(("attention.out", "mlp.w2")):  # so blocks add nothing yet
+                parameter[...] = random.normal(0, len(parameter) ** -0.5, parameter.shape)
 
-    def forward(self, ids, past=None, start=0):
-        """ids (B, T) -> logits (N, V), cache; `past` (L, 2, B, H, block_size, d) is as in `layers.attention`."""
+    def forward(self, ids, past=None, start=0, dropout=0.0, random=None):
+        """ids (B, T) from position `start` on -> logits (N, V), cache.
+
+        past (L, 2, B, H, block_size, d): keys and values of earlier positions; see `layers.attention`.
+        """
         config, p, ids = self.config, self.parameters, np.asarray(ids)
         length = ids.shape[1]
         if not 0 < length <= config.block_size - start:
@@ -80,9 +87,11 @@ class GPT:
         if ids.min() < 0 or ids.max() >= config.vocab_size:
             raise ValueError(f"ids go from {ids.min()} to {ids.max()}: they must be 0 to {config.vocab_size - 1}")
         x, embed = layers.embedding(ids, p["token_embedding"], p["position_embedding"][start : start + length])
-        caches, past = [], past if past is not None else [None] * config.n_layers
-        for block, past_of_block in zip(self.blocks, past):
-            x, cache = layers.block(x, block, config.n_heads, length, past_of_block, start)
+        stop, caches = start + length, []
+        for i, block in enumerate(self.blocks):
+            past_of_block = None if past is None else past[i, :, :, :, :stop]
+            turns = self.turns[start:stop] if config.rotary else None
+            x, cache = layers.block(x, block, config.n_heads, length, turns, past_of_block, dropout, random)
             caches.append(cache)
         return x @ p["head.weight"] + p["head.bias"], (embed, caches, x)
 
@@ -108,13 +117,15 @@ class GPT:
         """Mean cross-entropy, nats a character, of `targets` (B, T): the characters that follow `ids` (B, T)."""
         return layers.cross_entropy(self.forward(ids)[0], np.ravel(targets))[0]
 
-    def loss_and_gradients(self, ids, targets):
-        """The same loss, and its gradients: name -> array, with the names and shapes of `parameters`."""
-        logits, cache = self.forward(ids)
+    def loss_and_gradients(self, ids, targets, dropout=0.0, seed=None):
+        """The same loss, and its gradients: name -> array, with the names and shapes of `parameters`.
+
+        dropout: the share of what each layer adds to x that is left out, at random, for this once.
+        """
+        logits, cache = self.forward(ids, dropout=dropout, random=np.random.default_rng(seed) if dropout else None)
         loss, loss_cache = layers.cross_entropy(logits, np.ravel(targets))
         return loss, self.backward(layers.cross_entropy_backward(loss_cache), cache)
 
     def attention(self, ids):
         """For each layer the attention weights, (B, H, T, T): row i is what position i attends to, and sums to 1."""
-        _, (_, caches, _) = self.forward(ids)
-        return [layers.attention_map(attend) for _, attend, _, _ in caches]
+        return [layers.attention_map(attend) for _, attend, *_ in self.forward(ids)[1][1]]

@@ -1,6 +1,7 @@
 """Sampling text, one character at a time."""
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 
 def choose(logits, temperature, top_k, random):
@@ -18,8 +19,7 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
     """Return an iterator over the characters that continue `prompt`, each yielded as soon as it is drawn.
 
     temperature: 0 always takes the likeliest character; higher is bolder. top_k: only the k likeliest may be
-    drawn; 0 for all. seed: the same seed gives the same text, on one machine with one number of BLAS threads; None,
-    another each time.
+    drawn; 0 for all. seed: the same seed gives the same text; None, another each time.
 
     The model sees at most block_size characters, T. When they are full, all but the newest T/4 are dropped and these
     read again in one pass, so that speed does not fall with length: every character is drawn with the last T/4 to T
@@ -38,25 +38,25 @@ def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character to continue from")
-    names = "max_new_tokens", "temperature", "top_k", "seed"
-    for name, value in zip(names, (max_new_tokens, temperature, top_k, seed or 0)):
-        if not 0 <= value < float("inf"):
+    names = "count - 1", "max_new_tokens", "temperature", "top_k", "seed"
+    for name, value in zip(names, (count - 1, max_new_tokens, temperature, top_k, seed or 0)):
+        if not 0 <= value < 1e300:
             raise ValueError(f"{name} is {value}: it must be at least 0")
     ids = np.tile(vocab.encode(prompt), (count, 1))
     return _stream(model, vocab, ids, max_new_tokens, temperature, top_k, np.random.default_rng(seed))
 
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, random):
-    config, T = model.config, model.config.block_size
-    past = np.empty(
-        (config.n_layers, 2, len(ids), config.n_heads, T, config.d_model // config.n_heads), model.flat.dtype
-    )
+    config, T, blas = model.config, model.config.block_size, ThreadpoolController().select(user_api="blas")
+    shape = config.n_layers, 2, len(ids), config.n_heads, T, config.d_model // config.n_heads
+    past = np.empty(shape, model.flat.dtype)
     seen, stop, new = np.empty((len(ids), T), int), 0, ids[:, -T:]  # `past` holds the keys and values of seen[:, :stop]
     for _ in range(max_new_tokens):
         if stop + new.shape[1] > T:
             stop, new = 0, np.hstack([seen[:, T - T // 4 + 1 :], new])
         start, stop = stop, stop + new.shape[1]
         seen[:, start:stop] = new
-        logits, _ = model.forward(new, past, start)
+        with blas.limit(limits=1):  # a position alone is too little work to share
+            logits, _ = model.forward(new, past, start)
         new = choose(logits.reshape(*new.shape, -1)[:, -1], temperature, top_k, random)[:, None]
         yield [vocab.characters[i] for i in new[:, 0]]

@@ -1,17 +1,16 @@
 """Training: random windows of the text, in shards on threads, and evaluation."""
 
-import ctypes
 import math
 import os
-import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from baregpt.model import named_views
-from baregpt.optimizer import Adam, scheduled_learning_rate
+from baregpt.optimizer import Optimizer, schedule
 
 
 @dataclass(frozen=True)
@@ -19,28 +18,23 @@ class Training:
     """How to train.
 
     Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one fixed order:
-    shards set how many threads can help, and with the last bits of the result; threads change no bit of it.
+    shards set how many threads can help, and with the last bits of the result; threads change no bit of it. Learning
+    rates are those at the top of the schedule. If Muon has one, it trains the matrices of the blocks, Adam the rest.
     """
 
     steps: int = 1500
     batch_size: int = 16
     shards: int = 4
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 1e-4
+    learning_rate: float = 5e-3
+    muon_learning_rate: float = 0.0
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.99
     clip_norm: float = 1.0
+    dropout: float = 0.0
     evaluation_interval: int = 100
     evaluation_windows: int = 64
     seed: int = 1
-
-
-def keep_freed_memory():
-    """Have glibc keep what a step frees for the next one: mapping it anew, page by page, costs a tenth of the time."""
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, their largest; M_ARENA_MAX, so that what one thread frees serves all
-    for option, value in {-1: (1 << 31) - 1, -3: 32 << 20, -8: 1}.items() if platform.libc_ver()[0] == "glibc" else ():
-        ctypes.CDLL(None).mallopt(option, value)
 
 
 def random_windows(ids, length, count, seed):
@@ -67,7 +61,7 @@ def sum_tree(arrays):
 
 
 def train(model, train_ids, validation_ids, settings, threads=None):
-    """Train `model` in place; returns an iterator that takes a step each time, and gives for each
+    """Train `model` in place, by a step for each item that is asked for. Yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character, validation_loss
     None between evaluations, the norm that before clipping. Same model, ids and settings: same parameters, to the
@@ -77,14 +71,9 @@ def train(model, train_ids, validation_ids, settings, threads=None):
     shorter, length = min(len(train_ids), len(validation_ids)), model.config.block_size
     if shorter <= length:
         raise ValueError(f"a split of the text has {shorter} characters: it must have more than block_size, {length}")
-    return _steps(model, train_ids, validation_ids, settings, threads)
-
-
-def _steps(model, train_ids, validation_ids, settings, threads):
-    keep_freed_memory()
     blas = ThreadpoolController().select(user_api="blas")
     threads = threads or max([library.num_threads for library in blas.lib_controllers], default=os.cpu_count())
-    optimizer, length = Adam(model.flat, settings.beta1, settings.beta2), model.config.block_size
+    optimizer = Optimizer(model.parameters, settings)
     gradient = np.empty_like(model.flat)
     views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
 
@@ -96,17 +85,16 @@ def _steps(model, train_ids, validation_ids, settings, threads):
         for step in range(1, settings.steps + 1):
             batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
             shards = [np.split(part, settings.shards) for part in batch]
-            losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards))
+            seeds = [(settings.seed, step, shard) for shard in range(settings.shards)]
+            losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards, repeat(settings.dropout), seeds))
             list(pool.map(sum_shards, views))
-            learning_rate = scheduled_learning_rate(step, settings)
+            learning_rate = schedule(step, settings) * settings.learning_rate
             norm = math.sqrt(np.dot(gradient, gradient))
             if not math.isfinite(norm + sum(losses)):
                 state = f"loss {np.mean(losses):.4g}, gradient norm {norm:.4g}, learning rate {learning_rate:.4g}"
                 raise ValueError(f"training diverged at step {step} ({state}): lower the learning rate")
             gradient *= min(1, settings.clip_norm / (norm + 1e-6))
-            optimizer.update(gradient, step, learning_rate, pool.map)
-            validation_loss = None
-            if step % settings.evaluation_interval == 0 or step == settings.steps:
-                windows = settings.evaluation_windows if step < settings.steps else None  # at the end, all
-                validation_loss = evaluate(model, validation_ids, windows, pool.map)
+            optimizer.update(views, step, pool.map)
+            due = step % settings.evaluation_interval == 0 or step == settings.steps
+            validation_loss = evaluate(model, validation_ids, settings.evaluation_windows, pool.map) if due else None
             yield step, float(np.mean(losses)), validation_loss, learning_rate, norm

@@ -22,12 +22,11 @@ class Vocab:
 
     def encode(self, text):
         """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary, naming it."""
-        unknown = set(text) - self._ids.keys()
-        if unknown:
-            first = min(unknown, key=text.index)
-            where = f"at position {text.index(first)}"
-            raise ValueError(f"character {first!r} {where} is not in the vocabulary, which is {self.characters!r}")
-        return np.fromiter((self._ids[character] for character in text), np.int64, len(text))
+        try:
+            return np.fromiter((self._ids[character] for character in text), np.int64, len(text))
+        except KeyError as error:
+            where = f"{error} at position {text.index(error.args[0])}"
+            raise ValueError(f"character {where} is not in the vocabulary, which is {self.characters!r}") from None
 
     def decode(self, ids):
         """Ids -> text."""

@@ -2,14 +2,14 @@
 
 {"config": {...}, "characters": "...", "parameters": {name: array}, "metadata": {...}}
 
-A pickle is a program, and `pickle.load` runs whatever it says. Our own loader is a small machine instead: it follows
-the instructions that build data, writes calls down without making them, and knows no others.
+A pickle is a program, and `pickle.load` runs whatever it says. Our own loader reads a file through first, refuses it if
+it holds any instruction but those that build data, and has calls written down instead of made.
 """
 
+import io
 import pickle
 import pickletools
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,26 @@ from baregpt.files import atomic_write
 from baregpt.model import GPT, Config, parameter_shapes
 from baregpt.vocab import Vocab
 
-# Instructions: those that carry a value, those that stand for one, and how many values others take off the stack.
-LITERALS = set("BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8".split())
-LITERALS |= set("SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8".split())
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-OPERANDS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "SETITEM": 2, "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1}
+INSTRUCTIONS = "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE EMPTY_DICT"
+INSTRUCTIONS += " BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES"
+INSTRUCTIONS += (
+    " BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD"
+)
+
+
+class _Call:
+    """A call that a pickle asks for: the name of the function is that of the class, and nothing happens."""
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module, name):
+        return type(f"{module}.{name}", (_Call,), {})
 
 
 def save_weights(path, model, vocab, metadata=None):
@@ -48,56 +63,35 @@ def read_weights(path):
 
 
 def _unpickled(data):
-    """What a pickle builds, with a note of name, arguments and state in place of each call."""
-    stack, marks, memo = list[Any](), list[int](), dict[Any, Any]()
-    for opcode, argument, _ in pickletools.genops(data):
-        name = opcode.name
-        count = len(stack) - marks.pop() if name in ("TUPLE", "SETITEMS") else OPERANDS.get(name, 0)
-        operands = stack[len(stack) - count :]
-        del stack[len(stack) - count :]
-        if name in LITERALS:
-            stack.append(argument)
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name.startswith("TUPLE"):
-            stack.append(tuple(operands))
-        elif name.startswith("SETITEM") and all(isinstance(key, str) for key in operands[::2]):
-            stack[-1].update(zip(operands[::2], operands[1::2], strict=True))
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            stack.append(SimpleNamespace(name=".".join(operands or str(argument).split(" ")), state=None))
-        elif name == "REDUCE":
-            stack.append(SimpleNamespace(name=operands[0].name, arguments=operands[1], state=None))
-        elif name == "BUILD":
-            stack[-1].state = operands[0]
-        elif name not in ("PROTO", "FRAME", "STOP"):
-            raise ValueError(f"it holds the instruction {name}, which no weights file needs")
-    return stack.pop()
+    """What a pickle builds, with a `_Call` in place of each call."""
+    memo, top = dict[Any, str](), ""  # the instructions that made what is in the memo, and on top of the stack
+    for opcode, argument, _ in pickletools.genops(data):  # finds all sizes to be true before memory is taken
+        if opcode.name not in INSTRUCTIONS.split():
+            raise ValueError(f"it holds the instruction {opcode.name}, which no weights file needs")
+        if opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
+            if argument not in (None, len(memo)):
+                raise ValueError("its memo is out of order")
+            memo[len(memo)] = top
+        elif opcode.name in ("BINGET", "LONG_BINGET") and memo[argument].startswith("TUPLE"):
+            raise ValueError("it uses a tuple twice")  # a tower of such doubles with each floor, and so does its hash
+        elif opcode.name not in ("PROTO", "FRAME"):
+            top = opcode.name
+    return _Unpickler(io.BytesIO(data)).load()
 
 
 def _array(call):
-    """The array behind a call, in either of NumPy's two ways, if its numbers are floating-point and finite."""
-    function = call.name.replace("numpy._core.", "numpy.core.")  # NumPy 2 moved it
+    """The array behind a call, in either of NumPy's two ways, if its numbers are floating-point."""
+    function = type(call).__name__.replace("numpy._core.", "numpy.core.")  # NumPy 2 moved it
     if function == "numpy.core.multiarray._reconstruct":
         _, shape, dtype, is_fortran, data = call.state
     elif function == "numpy.core.numeric._frombuffer":
         data, dtype, shape, order = call.arguments
         is_fortran = order == "F"
     else:
-        raise ValueError(f"it calls {call.name}")
-    if dtype.name != "numpy.dtype" or dtype.arguments[0] not in ("f2", "f4", "f8") or dtype.state[1] != "<":
+        raise ValueError(f"it calls {function}")
+    if type(dtype).__name__ != "numpy.dtype" or dtype.arguments[0] not in ("f2", "f4", "f8") or dtype.state[1] != "<":
         raise ValueError("an array in it is not of little-endian floating-point numbers")
-    array = np.frombuffer(data, dtype.arguments[0]).reshape(shape, order="F" if is_fortran else "C")
-    if not np.isfinite(array).all():
-        raise ValueError("an array in it holds NaN or infinity")
-    return array
+    return np.frombuffer(data, dtype.arguments[0]).reshape(shape, order="F" if is_fortran else "C")
 
 
 def _checked(contents):
@@ -112,4 +106,6 @@ def _checked(contents):
         raise ValueError("its config, its vocabulary and its parameters do not fit together")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
     model.flat[:] = np.concatenate([arrays[name].ravel() for name in model.parameters])
+    if not np.isfinite(model.flat).all():
+        raise ValueError("its parameters hold NaN or infinity")
     return model, vocab, contents["metadata"]

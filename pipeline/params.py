@@ -30,11 +30,13 @@ class Model(Section):
     d_model: PositiveInt
     n_heads: PositiveInt
     n_layers: PositiveInt
+    rotary: bool
 
     @model_validator(mode="after")
     def _heads_share_the_width(self):
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model is {self.d_model}: it should be a multiple of n_heads, {self.n_heads}")
+        if self.d_model % (self.n_heads * (1 + self.rotary)):
+            times = "twice " * self.rotary
+            raise ValueError(f"d_model is {self.d_model}: it should be a multiple of {times}n_heads, {self.n_heads}")
         return self
 
 
@@ -43,11 +45,12 @@ class Train(Section):
     batch_size: PositiveInt
     shards: PositiveInt
     learning_rate: PositiveFloat
-    final_learning_rate: Annotated[float, Field(ge=0)]
+    muon_learning_rate: Annotated[float, Field(ge=0)]
     warmup_steps: NonNegative
     beta1: Decay
     beta2: Decay
     clip_norm: PositiveFloat
+    dropout: Decay
     evaluation_interval: PositiveInt
     evaluation_windows: PositiveInt
     seed: NonNegative

@@ -1,7 +1,5 @@
 """sample: have the trained model write."""
 
-from threadpoolctl import threadpool_limits
-
 from baregpt.files import atomic_write
 from baregpt.sampler import generate
 from baregpt.weights import load_weights
@@ -17,10 +15,9 @@ def main():
     samples = []
     for i in range(params.count):
         seed = params.seed + i
-        with threadpool_limits(1):  # the number of threads moves the last bits of logits, and so, rarely, a draw
-            text = "".join(generate(model, vocab, params.prompt, params.length, params.temperature, params.top_k, seed))
+        text = generate(model, vocab, params.prompt, params.length, params.temperature, params.top_k, seed)
         drawn = f"temperature {params.temperature}, top-k {params.top_k}, seed {seed}"
-        samples.append(f"--- sample {i + 1} of {params.count}: {drawn} ---\n{params.prompt}{text}\n")
+        samples.append(f"--- sample {i + 1} of {params.count}: {drawn} ---\n{params.prompt}{''.join(text)}\n")
     with atomic_write(SAMPLES) as file:
         file.write("\n".join(samples).encode())
     print(samples[0])

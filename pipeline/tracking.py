@@ -91,15 +91,20 @@ def training_run(params, corpus_md5, counts):
             mlflow.end_run(RunStatus.to_string(status))
 
 
-def log_to_run_of(weights, *paths):
-    """Add files to the run that made these weights, known by their checksum; or to a new run, if they came alone."""
+def find_run(weights):
+    """The run that made these weights, known by their checksum; or None."""
     client, experiment = connect()
-    checksum = md5(weights)
-    runs = client.search_runs([experiment.experiment_id], f"tags.`weights.md5` = '{checksum}'", max_results=1)
-    if runs:
-        run_id = runs[0].info.run_id
+    runs = client.search_runs([experiment.experiment_id], f"tags.`weights.md5` = '{md5(weights)}'", max_results=1)
+    return runs[0] if runs else None
+
+
+def log_to_run_of(weights, *paths):
+    """Add files to the run that made these weights; or to a new run, if they came alone."""
+    client, _ = connect()
+    if made_by := find_run(weights):
+        run_id = made_by.info.run_id
     else:
-        with mlflow.start_run(tags={"weights.md5": checksum}) as run:
+        with mlflow.start_run(tags={"weights.md5": md5(weights)}) as run:
             run_id = run.info.run_id
             client.log_artifact(run_id, weights)
     for path in paths:

@@ -1,15 +1,17 @@
 """train: the model, its loss curve and its metrics, followed by MLflow."""
 
 import json
+import math
 import time
 
 import numpy as np
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from baregpt.files import atomic_write
 from baregpt.model import GPT, Config
-from baregpt.trainer import Training, train
+from baregpt.trainer import Training, evaluate, train
 from baregpt.vocab import Vocab
 from baregpt.weights import save_weights
 from pipeline import tracking
@@ -43,10 +45,9 @@ def draw_curves(path, train_curve, validation_curve):
         *zip(*train_curve.items(), strict=True), color="tab:blue", alpha=0.4, linewidth=0.8, label="training batch"
     )
     axes.plot(*zip(*validation_curve.items(), strict=True), "o-", color="tab:orange", markersize=4, label="validation")
-    last_step, last_loss = list(validation_curve.items())[-1]
-    axes.annotate(
-        f"{last_loss:.3f}", (last_step, last_loss), (0, 8), textcoords="offset points", ha="right", va="bottom"
-    )
+    best = min(validation_curve, key=validation_curve.__getitem__)
+    label = f"{validation_curve[best]:.3f} at step {best:,}, kept"
+    axes.annotate(label, (best, validation_curve[best]), (0, 8), textcoords="offset points", ha="right", va="bottom")
     axes.set(xlabel="step", ylabel="loss, nats a character", title="Loss")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -65,7 +66,7 @@ def main():
     print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
 
     steps = train(model, train_ids, validation_ids, settings)
-    train_curve, validation_curve = {}, {}
+    train_curve, validation_curve = dict[int, float](), dict[int, float]()
     with tracking.training_run(params.model_dump(), corpus["md5"], parameter_counts(model)) as run:
         start = time.perf_counter()
         bar = tqdm(total=settings.steps, unit="step", disable=None)  # None: quiet when not a terminal
@@ -73,6 +74,8 @@ def main():
             for step, train_loss, validation_loss, learning_rate, norm in steps:
                 train_curve[step] = train_loss
                 if validation_loss is not None:
+                    if validation_loss < min(validation_curve.values(), default=math.inf):
+                        best_step, best = step, model.flat.copy()
                     validation_curve[step] = validation_loss
                     bar.clear()
                     print(
@@ -89,19 +92,26 @@ def main():
                     characters_per_second=characters * step / (time.perf_counter() - start),
                 )
 
-        recent = list(train_curve.values())[-settings.evaluation_interval :]
+        model.flat[:] = best
+        with threadpool_limits(1):  # the number of threads moves the last bits
+            validation_loss = evaluate(model, validation_ids)
+        before = [loss for step, loss in train_curve.items() if 0 <= best_step - step < settings.evaluation_interval]
         metrics = {
-            "train_loss": round(float(np.mean(recent)), 6),  # over the last evaluation interval
-            "validation_loss": round(validation_curve[settings.steps], 6),
+            "train_loss": round(float(np.mean(before)), 6),  # over the evaluation interval before the best step
+            "validation_loss": round(validation_loss, 6),  # over the whole split
+            "best_step": best_step,
             "parameters": model.n_parameters,
             "characters_seen": characters * settings.steps,
         }
-        save_weights(WEIGHTS, model, vocab, {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics})
+        metadata = {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics}
+        save_weights(WEIGHTS, model, vocab, metadata)
         write_curve(TRAIN_LOSS, "train_loss", train_curve)
         write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
         draw_curves(LOSS_PICTURE, train_curve, validation_curve)
         with atomic_write(METRICS) as file:
             file.write(json.dumps(metrics, indent=2).encode() + b"\n")
+        print(f"step {best_step} was best: validation loss {validation_loss:.4f} over the whole split")
+        run.log(best_step, final_train_loss=metrics["train_loss"], final_validation_loss=metrics["validation_loss"])
         run.finish(WEIGHTS, [VOCAB, LOSS_PICTURE])
 
 

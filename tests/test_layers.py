@@ -36,6 +36,7 @@ def embedding(tokens, positions):
 
 
 IDS = random.integers(0, V, (B, T))
+TURNS = np.exp(1j * normal(T, D // H // 2))
 BLOCK = {
     "ln1.gain": normal(D), "ln1.bias": normal(D), "attention.qkv": normal(D, 3 * D), "attention.out": normal(D, D),
     "ln2.gain": normal(D), "ln2.bias": normal(D),
@@ -47,8 +48,21 @@ def attention_of(n_heads, length):
     return lambda x, qkv, out: layers.attention(x, qkv, out, n_heads, length)
 
 
+def rotary_attention(x, qkv, out):
+    return layers.attention(x, qkv, out, H, T, TURNS)
+
+
+@pytest.fixture(params=[64, 2], ids=["in one block", "in blocks of two"], autouse=True)
+def block_size(request, monkeypatch):
+    monkeypatch.setattr(layers, "BLOCK", request.param)
+
+
 def block(x, **parameters):
     return layers.block(x, parameters, H, T)
+
+
+def block_with_dropout(x, **parameters):
+    return layers.block(x, parameters, H, T, rate=0.4, random=np.random.default_rng(3))  # the same each time
 
 
 LAYERS = {  # name: forward, backward, input, parameters by the names of their gradients
@@ -68,7 +82,11 @@ LAYERS = {  # name: forward, backward, input, parameters by the names of their g
     "attention of one position": (
         attention_of(H, 1), layers.attention_backward, normal(B, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
     ),
+    "rotary attention": (
+        rotary_attention, layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    ),
     "block": (block, layers.block_backward, normal(N, D), BLOCK),
+    "block with dropout": (block_with_dropout, layers.block_backward, normal(N, D), BLOCK),
 }  # fmt: skip
 
 
@@ -96,6 +114,7 @@ def test_working_by_blocks_changes_nothing(monkeypatch, block):
     results = []
     for size in (T, block):
         monkeypatch.setattr(layers, "BLOCK", size)
+        assert len(layers.causal_blocks(T, T)) == -(-T // size)
         y, cache = layers.attention(x, qkv, out, H, T)
         dx, gradients = layers.attention_backward(dy, cache)
         results.append([y, dx, gradients["qkv"], gradients["out"], layers.attention_map(cache)])
@@ -111,7 +130,7 @@ def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
     parts, sequences = [], x.reshape(B, T, D)
     for start, stop in ((0, 1), (1, 4), (4, 5)):
         part = sequences[:, start:stop].reshape(-1, D)
-        parts.append(layers.attention(part, qkv, out, H, stop - start, past, start)[0].reshape(B, -1, D))
+        parts.append(layers.attention(part, qkv, out, H, stop - start, past=past[:, :, :, :stop])[0].reshape(B, -1, D))
     assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12, abs=1e-12)
 
 
@@ -126,6 +145,22 @@ def test_cross_entropy_gradients_match_finite_differences():
     _, cache = layers.cross_entropy(logits, targets)
     numeric = finite_differences(lambda: layers.cross_entropy(logits, targets)[0], logits)
     assert relative_error(layers.cross_entropy_backward(cache), numeric) < 1e-6
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+    y, mask = layers.dropout(np.full((400, 500), 2, np.float32), 0.25, np.random.default_rng(0))
+    assert y.dtype == mask.dtype == np.float32
+    assert set(np.unique(y)) == {np.float32(0), np.float32(2) / np.float32(0.75)}
+    assert (y == 0).mean() == pytest.approx(0.25, abs=0.01)
+    assert y.mean() == pytest.approx(2, abs=0.02)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    query, key = normal(1, 4), normal(1, 4)
+    turns = np.exp(1j * np.arange(9)[:, None] * np.array([1.0, 0.1]))
+    scores = layers.rotate(np.tile(query, (9, 1)), turns) @ layers.rotate(np.tile(key, (9, 1)), turns).T
+    for distance in range(-4, 5):
+        assert np.diagonal(scores, distance) == pytest.approx(scores[4, 4 + distance])
 
 
 def test_layer_norm_uses_gain_and_bias():

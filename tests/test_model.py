@@ -28,6 +28,8 @@ def test_the_default_model_with_65_characters_has_1643585_parameters():
         ({"n_heads": 1}, 2, 6),
         ({"n_layers": 1}, 2, 6),
         ({"n_heads": 8, "n_layers": 3}, 2, 4),
+        ({"rotary": True}, 2, 5),
+        ({"rotary": True}, 1, 6),
     ],
 )
 def test_gradients_match_finite_differences(change, batch, length):
@@ -40,6 +42,17 @@ def test_gradients_match_finite_differences(change, batch, length):
     for name, parameter in model.parameters.items():
         assert gradients[name].shape == parameter.shape
         numeric = finite_differences(lambda: model.loss(ids, targets), parameter)
+        assert relative_error(gradients[name], numeric) < 1e-6, name
+
+
+def test_gradients_with_dropout_match_finite_differences():
+    model = GPT(TINY, dtype=np.float64)
+    model.flat[:] = random.normal(0, 0.4, model.n_parameters)
+    ids, targets = random.integers(0, 5, (2, 2, 6))
+    loss, gradients = model.loss_and_gradients(ids, targets, dropout=0.3, seed=1)
+    assert loss != model.loss(ids, targets)
+    for name, parameter in model.parameters.items():
+        numeric = finite_differences(lambda: model.loss_and_gradients(ids, targets, 0.3, 1)[0], parameter)
         assert relative_error(gradients[name], numeric) < 1e-6, name
 
 
@@ -97,9 +110,11 @@ def test_attention_rows_sum_to_one_and_leave_out_the_future():
     ("change", "message"),
     [
         ({"n_heads": 3}, "d_model is 8: it must be a multiple of n_heads, 3"),
-        ({"n_layers": 0}, "n_layers is 0: it must be a whole number of at least 1"),
+        ({"n_layers": 0}, "n_layers is 0: it must be a whole number above 0"),
         ({"block_size": 1.5}, r"block_size is 1.5: it must be a whole number"),
         ({"vocab_size": True}, "vocab_size is True"),
+        ({"rotary": 1}, "rotary is 1: it must be True or False"),
+        ({"rotary": True, "n_heads": 8}, "d_model is 8: it must be a multiple of twice n_heads, 8"),
     ],
 )
 def test_an_impossible_config_is_refused(change, message):

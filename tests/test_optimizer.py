@@ -1,37 +1,73 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from baregpt.optimizer import Adam, scheduled_learning_rate
+from baregpt.optimizer import Optimizer, orthogonalize, schedule
 from baregpt.trainer import Training
+
+SETTINGS = Training(steps=10, warmup_steps=0, learning_rate=0.1, beta1=0.9, beta2=0.99)
+
+
+def shares():
+    return [schedule(step, SETTINGS) for step in range(1, 6)]
 
 
 def test_adam_takes_the_steps_of_the_paper():
     random = np.random.default_rng(0)
-    start = random.normal(size=20_000)  # more than one chunk
-    gradients = random.normal(size=(5, 20_000))
-    parameters = start.copy()
-    optimizer = Adam(parameters, beta1=0.9, beta2=0.99)
+    start, gradients = random.normal(size=(20, 30)), random.normal(size=(5, 20, 30))
+    parameters = {"blocks.0.mlp.w1": start.copy()}
+    optimizer = Optimizer(parameters, SETTINGS)
     m, v, expected = 0, 0, start
     for t, g in enumerate(gradients, start=1):
-        optimizer.update(g, t, learning_rate=0.1)
+        optimizer.update({"blocks.0.mlp.w1": g}, t)
         m = 0.9 * m + 0.1 * g
         v = 0.99 * v + 0.01 * g**2
-        expected = expected - 0.1 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
-    assert parameters == pytest.approx(expected, rel=1e-9)
+        expected = expected - 0.1 * shares()[t - 1] * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    assert parameters["blocks.0.mlp.w1"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_learning_rate_warms_up_peaks_and_falls_to_its_end():
-    settings = Training(steps=1000, warmup_steps=100, learning_rate=0.5, final_learning_rate=0.1)
-    rates = [scheduled_learning_rate(step, settings) for step in range(1, 1001)]
-    assert rates[0] == pytest.approx(0.005)
-    assert rates[99] == max(rates) == pytest.approx(0.5)
-    assert rates[549] == pytest.approx(0.3)
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates[99:] == sorted(rates[99:], reverse=True)
+@pytest.mark.parametrize("shape", [(8, 8), (8, 24), (32, 8)])
+def test_orthogonalizing_moves_all_singular_values_close_to_one(shape):
+    left, _, right = np.linalg.svd(np.random.default_rng(0).normal(size=shape), full_matrices=False)
+    matrix = left * np.geomspace(0.03, 1, 8) @ right
+    result = orthogonalize(matrix.astype(np.float32))
+    assert result.dtype == np.float32
+    values = np.diag(left.T @ result @ right.T)  # the singular directions stay
+    assert left * values @ right == pytest.approx(result, abs=1e-3)
+    assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest():
+    random = np.random.default_rng(0)
+    names = "blocks.0.mlp.w1", "blocks.0.ln1.gain", "head.weight"
+    start = {name: random.normal(size=shape) for name, shape in zip(names, [(3, 6), 3, (3, 6)], strict=True)}
+    gradients = [{name: random.normal(size=p.shape) for name, p in start.items()} for _ in range(4)]
+    both, adam = ({name: p.copy() for name, p in start.items()} for _ in range(2))
+    with_muon = Optimizer(both, dataclasses.replace(SETTINGS, muon_learning_rate=0.02))
+    without = Optimizer(adam, SETTINGS)
+    mean, expected = 0, start[names[0]]
+    for t, gradient in enumerate(gradients, start=1):
+        with_muon.update(gradient, t)
+        without.update(gradient, t)
+        mean = 0.95 * mean + 0.05 * gradient[names[0]]
+        step = orthogonalize(0.05 * gradient[names[0]] + 0.95 * mean)
+        expected = expected - 0.02 * shares()[t - 1] * np.sqrt(2) * step
+    assert both[names[0]] == pytest.approx(expected, rel=1e-9)
+    for name in names[1:]:
+        assert (both[name] == adam[name]).all()
+
+
+def test_the_schedule_warms_up_and_falls_in_a_straight_line():
+    shares = [schedule(step, Training(steps=1000, warmup_steps=100)) for step in range(1, 1001)]
+    assert shares[0] == pytest.approx(0.01)
+    assert shares[99] == max(shares) == 1
+    assert shares[549] == pytest.approx(0.5, abs=0.001)
+    assert 0 < shares[-1] < 0.002
+    assert shares[99:] == sorted(shares[99:], reverse=True)
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 1), (5, 5), (5, 100), (5, 0)])
 def test_the_schedule_holds_for_the_shortest_runs(steps, warmup):
     settings = Training(steps=steps, warmup_steps=warmup)
-    rates = [scheduled_learning_rate(step, settings) for step in range(1, steps + 1)]
-    assert all(0 < rate <= settings.learning_rate for rate in rates)
+    assert all(0 < schedule(step, settings) <= 1 for step in range(1, steps + 1))

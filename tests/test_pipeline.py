@@ -18,7 +18,10 @@ import yaml
 from conftest import ROOT, SMALL
 
 from baregpt import load_weights
+from baregpt.trainer import evaluate
+from baregpt.weights import read_weights
 
+KEPT = [".gitignore", "README.md", "plays.txt", "pretrained.pkl"]  # what git has of data/
 STAGES = ["prepare", "vocab", "train", "sample", "plot_attention"]
 
 
@@ -39,7 +42,7 @@ def test_one_command_makes_everything(finished_checkout):
     data = finished_checkout.path / "data"
     assert stages_run(finished_checkout.output) == STAGES
     model, vocab = load_weights(data / "weights.pkl")
-    assert vars(model.config) == {"vocab_size": 61, **SMALL["model"]}
+    assert vars(model.config) == {"vocab_size": 61, "rotary": False, **SMALL["model"]}
     assert json.loads((data / "vocab.json").read_text())["characters"] == vocab.characters
     corpus = (data / "plays.txt").read_text()
     train_ids, validation_ids = np.load(data / "train.npy"), np.load(data / "validation.npy")
@@ -59,7 +62,9 @@ def test_one_command_makes_everything(finished_checkout):
         int(row["step"]): float(row["validation_loss"]) for row in csv.DictReader((data / "validation_loss.csv").open())
     }
     assert list(validation) == [10, 20]
-    assert validation[20] == metrics["validation_loss"] < validation[10] < np.log(61)
+    assert validation[20] < validation[10] < np.log(61)
+    assert metrics["best_step"] == 20
+    assert metrics["validation_loss"] == pytest.approx(evaluate(model, validation_ids), abs=1e-6)
 
 
 def test_a_second_repro_does_nothing(finished):
@@ -121,7 +126,7 @@ def test_metrics_plots_and_graph_show_the_results(finished):
     metrics = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]["data/metrics.json"][
         "data"
     ]
-    assert metrics.keys() == {"train_loss", "validation_loss", "parameters", "characters_seen"}
+    assert metrics.keys() == {"train_loss", "validation_loss", "best_step", "parameters", "characters_seen"}
     finished.run("dvc", "plots", "show")
     page = (finished.path / "dvc_plots/index.html").read_text()
     for part in ("train_loss", "validation_loss", "nats a character", "attention.png"):
@@ -152,6 +157,9 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(range(1, 21)), name
     assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [10, 20]
+    metrics = json.loads((finished_checkout.path / "data/metrics.json").read_text())
+    assert run.data.metrics["final_validation_loss"] == metrics["validation_loss"]
+    assert run.data.metrics["final_train_loss"] == metrics["train_loss"]
     counts = {name: value for name, value in run.data.metrics.items() if name.startswith("parameters.")}
     total = counts.pop("parameters.total")
     assert total == sum(counts.values()) == load_weights(finished_checkout.path / "data/weights.pkl")[0].n_parameters
@@ -202,7 +210,7 @@ def test_runs_go_where_mlflow_tracking_uri_says(encoded):
 @pytest.mark.parametrize(("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED"), ("diverge", "FAILED")])
 def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
     if how == "diverge":
-        encoded.set_params(train={"learning_rate": 1e30, "final_learning_rate": 1e30, "warmup_steps": 0})
+        encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
         encoded.stage("train", code=1)
     elif how == "interrupt":
         encoded.set_params(train={"steps": 1_000_000})
@@ -216,6 +224,64 @@ def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
         encoded.stage("train", code=1)
     _, (run,) = mlflow_runs(encoded)
     assert run.info.status == status
+
+
+def test_the_weights_that_did_best_are_kept_not_the_last(encoded):
+    """A rate that soon ruins the model: what it was before is what counts."""
+    encoded.set_params(train={"steps": 30, "evaluation_interval": 5, "learning_rate": 0.4, "warmup_steps": 30})
+    encoded.stage("train")
+    rows = csv.DictReader((encoded.path / "data/validation_loss.csv").open())
+    curve = {int(row["step"]): float(row["validation_loss"]) for row in rows}
+    metrics = json.loads((encoded.path / "data/metrics.json").read_text())
+    best = min(curve, key=curve.get)
+    assert metrics["best_step"] == best < 30
+    assert metrics["validation_loss"] < curve[30] - 0.1
+    model, _, metadata = read_weights(encoded.path / "data/weights.pkl")
+    assert metadata["best_step"] == best
+    ids = np.load(encoded.path / "data/validation.npy")
+    assert evaluate(model, ids) == pytest.approx(metrics["validation_loss"], abs=1e-6)
+
+
+def test_evaluate_scores_any_weights_on_any_text(finished, tmp_path):
+    metrics = json.loads((finished.path / "data/metrics.json").read_text())
+    out = finished.stage("evaluate").stdout
+    assert f"loss {metrics['validation_loss']:.4f} nats a character" in out
+    assert f"= {metrics['validation_loss'] / np.log(2):.4f} bits" in out
+    (tmp_path / "mine.txt").write_text("What news?\n" * 30)
+    ask = ("python", "-m", "pipeline.evaluate", str(tmp_path / "mine.txt"), "--weights", "data/weights.pkl", "--share")
+    assert "on the last 330 of 330 characters" in finished.run(*ask, "1").stdout
+    assert "on the last 165 of 330 characters" in finished.run(*ask, "0.5").stdout
+    for share, message in (("0", "--share is 0.0"), ("1.5", "--share is 1.5"), ("0.001", "has 1 characters to score")):
+        assert message in finished.run(*ask, share, code=1).stderr
+    (tmp_path / "mine.txt").write_text("@@@@")
+    assert "character '@' at position 0 is not in the vocabulary" in finished.run(*ask, "1", code=1).stderr
+
+
+def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
+    out = finished.stage("export").stdout
+    model, vocab = load_weights(finished.path / "data/weights.pkl")
+    half, half_vocab, metadata = read_weights(finished.path / "data/pretrained.pkl")
+    assert half_vocab.characters == vocab.characters
+    assert half.flat == pytest.approx(model.flat, rel=1e-3, abs=1e-6)
+    size = (finished.path / "data/pretrained.pkl").stat().st_size
+    assert size < 0.6 * (finished.path / "data/weights.pkl").stat().st_size
+    assert f"data/pretrained.pkl: {size:,} bytes" in out
+    assert json.loads(metadata["recipe"])["steps"] == metadata["steps"] == 20
+    assert metadata["seconds"] > 0
+    assert {"corpus_sha256", "validation_loss", "train_loss", "python", "numpy"} <= metadata.keys()
+    (finished.path / "data/weights.pkl").unlink()
+    assert "Training" not in finished.run("python", "-m", "baregpt", "--length", "20").stdout
+
+
+def test_make_best_runs_the_recipe_as_an_experiment(finished):
+    lend_environment(finished)
+    small = ("model.block_size=32", "model.n_layers=2", "train.steps=4", "model.d_model=32", "model.n_heads=2")
+    out = finished.run("make", "best", "ARGUMENTS=" + " ".join(f"-S {change}" for change in small)).stdout
+    assert stages_run(out) == ["train", "sample", "plot_attention"]
+    params = yaml.safe_load((finished.path / "params.yaml").read_text())
+    assert params["train"]["muon_learning_rate"] == 0.02
+    assert params["model"]["rotary"] is True
+    assert load_weights(finished.path / "data/weights.pkl")[0].config.rotary
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r"])
@@ -262,7 +328,7 @@ def test_make_repro_checks_first_and_then_repeats_nothing(finished):
     (finished.path / "params.yaml").write_text((finished.path / "params.yaml").read_text() + "extra: 1\n")
     assert finished.run("make", "repro", code=2).stderr.startswith("error: params.yaml: extra is unknown")
     finished.run("make", "clean")
-    assert sorted(path.name for path in (finished.path / "data").iterdir()) == [".gitignore", "README.md", "plays.txt"]
+    assert sorted(path.name for path in (finished.path / "data").iterdir()) == KEPT
 
 
 def test_shakespeare_is_fetched_and_checked(fresh, web_server):

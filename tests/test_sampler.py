@@ -85,8 +85,9 @@ def test_no_new_tokens_is_no_text():
         ({"top_k": -1}, "top_k is -1"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
         ({"seed": -1}, "seed is -1"),
+        ({"count": 0}, "count - 1 is -1: it must be at least 0"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        generate(MODEL, VOCAB, **{"prompt": "a"} | options)
+        (generate_batch if "count" in options else generate)(MODEL, VOCAB, **{"prompt": "a"} | options)

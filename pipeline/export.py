@@ -1,0 +1,30 @@
+"""Put the trained weights, in half precision, where a fresh clone finds them: data/pretrained.pkl."""
+
+import json
+import platform
+
+import numpy as np
+
+from baregpt.model import GPT
+from baregpt.weights import read_weights, save_weights
+from pipeline import tracking
+from pipeline.params import load_params
+from pipeline.stage import PRETRAINED, WEIGHTS, run
+
+
+def main():
+    model, vocab, metadata = read_weights(WEIGHTS)
+    half = GPT(model.config, dtype=np.float16)
+    half.flat[:] = model.flat
+    params, made_by = load_params(), tracking.find_run(WEIGHTS)
+    metadata["recipe"] = json.dumps(params.train.model_dump())
+    metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000 if made_by else None
+    metadata |= {"python": platform.python_version(), "numpy": np.__version__}
+    save_weights(PRETRAINED, half, vocab, metadata)
+    print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")
+    for name, value in metadata.items():
+        print(f"  {name}: {value}")
+
+
+if __name__ == "__main__":
+    run(main)
