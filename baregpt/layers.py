@@ -134,8 +134,7 @@ def attention(x, qkv, out, n_heads, length, turns=None, past=None):
     mixed, weights = np.empty(query.shape, x.dtype), []
     for rows, seen in causal_blocks(length, key.shape[2]):
         scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
-        if (size := scores.shape[2]) > 1:
-            scores[..., -size:] += FUTURE[:size, :size]
+        scores[..., -scores.shape[2] :] += FUTURE[: scores.shape[2], : scores.shape[2]]
         weights.append(softmax(scores))  # row i: how much of each position's value position i takes
         np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
     mixed = mixed.swapaxes(1, 2).reshape(x.shape)

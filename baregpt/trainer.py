@@ -85,7 +85,7 @@ def train(model, train_ids, validation_ids, settings, threads=None):
         for step in range(1, settings.steps + 1):
             batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
             shards = [np.split(part, settings.shards) for part in batch]
-            seeds = [(settings.seed, step, shard) for shard in range(settings.shards)]
+            seeds = [(settings.seed, step, shard) for shard in range(1, settings.shards + 1)]
             losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards, repeat(settings.dropout), seeds))
             list(pool.map(sum_shards, views))
             learning_rate = schedule(step, settings) * settings.learning_rate

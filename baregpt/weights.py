@@ -64,15 +64,16 @@ def read_weights(path):
 
 def _unpickled(data):
     """What a pickle builds, with a `_Call` in place of each call."""
-    memo, top = dict[Any, str](), ""  # the instructions that made what is in the memo, and on top of the stack
+    memo, top, built = dict[Any, str](), "", 0  # top: the instruction that made what is on top of the stack
     for opcode, argument, _ in pickletools.genops(data):  # finds all sizes to be true before memory is taken
-        if opcode.name not in INSTRUCTIONS.split():
-            raise ValueError(f"it holds the instruction {opcode.name}, which no weights file needs")
+        built += opcode.name.startswith(("TUPLE", "GLOBAL", "STACK_GLOBAL"))  # deep tuples would crash Python
+        if opcode.name not in INSTRUCTIONS.split() or built > 9999:
+            raise ValueError(f"it holds the instruction {opcode.name}, which no weights file needs, or too often")
         if opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT"):
             if argument not in (None, len(memo)):
                 raise ValueError("its memo is out of order")
             memo[len(memo)] = top
-        elif opcode.name in ("BINGET", "LONG_BINGET") and memo[argument].startswith("TUPLE"):
+        elif opcode.name in ("BINGET", "LONG_BINGET") and memo[argument].startswith(("TUPLE", "SET", "BUILD")):
             raise ValueError("it uses a tuple twice")  # a tower of such doubles with each floor, and so does its hash
         elif opcode.name not in ("PROTO", "FRAME"):
             top = opcode.name
@@ -96,7 +97,7 @@ def _array(call):
 
 def _checked(contents):
     """(model, vocab, metadata) from what was read, if it all fits together."""
-    for value in [contents["characters"], *contents["config"].values(), *contents["metadata"].values()]:
+    for value in [contents["characters"], *contents["config"].values(), *sum(contents["metadata"].items(), ())]:
         if type(value) not in (str, int, float, bool, type(None)):
             raise ValueError(f"it holds a {type(value).__name__} where text or a number belongs")
     config, vocab = Config(**contents["config"]), Vocab(contents["characters"])

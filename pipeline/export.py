@@ -8,7 +8,6 @@ import numpy as np
 from baregpt.model import GPT
 from baregpt.weights import read_weights, save_weights
 from pipeline import tracking
-from pipeline.params import load_params
 from pipeline.stage import PRETRAINED, WEIGHTS, run
 
 
@@ -16,9 +15,11 @@ def main():
     model, vocab, metadata = read_weights(WEIGHTS)
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
-    params, made_by = load_params(), tracking.find_run(WEIGHTS)
-    metadata["recipe"] = json.dumps(params.train.model_dump())
-    metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000 if made_by else None
+    made_by = tracking.find_run(WEIGHTS)
+    if made_by is None or made_by.info.end_time is None or not made_by.data.params:
+        raise ValueError(f"MLflow has no finished training run of {WEIGHTS}: train here before you export")
+    metadata["recipe"] = json.dumps({name: made_by.data.params[name] for name in sorted(made_by.data.params)})
+    metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)
     print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")

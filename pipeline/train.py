@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import chain
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -66,6 +67,7 @@ def main():
     print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
 
     steps = train(model, train_ids, validation_ids, settings)
+    steps = chain([next(steps)], steps)  # if something is wrong from the start, it shows before a run is opened
     train_curve, validation_curve = dict[int, float](), dict[int, float]()
     with tracking.training_run(params.model_dump(), corpus["md5"], parameter_counts(model)) as run:
         start = time.perf_counter()
@@ -74,6 +76,8 @@ def main():
             for step, train_loss, validation_loss, learning_rate, norm in steps:
                 train_curve[step] = train_loss
                 if validation_loss is not None:
+                    if not math.isfinite(validation_loss):
+                        raise ValueError(f"training diverged at step {step}: lower the learning rate")
                     if validation_loss < min(validation_curve.values(), default=math.inf):
                         best_step, best = step, model.flat.copy()
                     validation_curve[step] = validation_loss
@@ -101,7 +105,7 @@ def main():
             "validation_loss": round(validation_loss, 6),  # over the whole split
             "best_step": best_step,
             "parameters": model.n_parameters,
-            "characters_seen": characters * settings.steps,
+            "characters_seen": characters * best_step,  # by the weights that are kept
         }
         metadata = {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics}
         save_weights(WEIGHTS, model, vocab, metadata)

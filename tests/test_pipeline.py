@@ -266,11 +266,21 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
     size = (finished.path / "data/pretrained.pkl").stat().st_size
     assert size < 0.6 * (finished.path / "data/weights.pkl").stat().st_size
     assert f"data/pretrained.pkl: {size:,} bytes" in out
-    assert json.loads(metadata["recipe"])["steps"] == metadata["steps"] == 20
+    assert metadata["steps"] == 20
+    assert json.loads(metadata["recipe"])["train.steps"] == "20"
     assert metadata["seconds"] > 0
     assert {"corpus_sha256", "validation_loss", "train_loss", "python", "numpy"} <= metadata.keys()
     (finished.path / "data/weights.pkl").unlink()
     assert "Training" not in finished.run("python", "-m", "baregpt", "--length", "20").stdout
+
+
+def test_export_refuses_weights_that_were_not_trained_here(finished):
+    (finished.path / "mlflow.db").unlink()
+    before = (finished.path / "data/pretrained.pkl").read_bytes()
+    assert "MLflow has no finished training run of data/weights.pkl" in finished.stage("export", code=1).stderr
+    finished.stage("sample")  # which gives them a run of their own
+    assert "MLflow has no finished training run" in finished.stage("export", code=1).stderr
+    assert (finished.path / "data/pretrained.pkl").read_bytes() == before
 
 
 def test_make_best_runs_the_recipe_as_an_experiment(finished):

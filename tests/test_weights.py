@@ -3,6 +3,8 @@
 import pickle
 import pickletools
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,6 +136,11 @@ def unsound():
     yield "an unknown memo place", b"\x80\x04h\x07."
     yield "an empty stack", b"\x80\x04\x85."
     yield "no mark", b"\x80\x04t."
+    yield "too many tuples", b"\x80\x04})" + b"\x85" * 10_000 + b"Ns."
+    for name, nothing in (("fills", b"(u"), ("builds", b"Nb")):  # instructions that leave a tuple as it is
+        floors = b"".join(b"h" + bytes([i]) + b"\x86" + nothing + b"\x94" for i in range(60))
+        yield f"a tower of tuples that it {name}", b"\x80\x04})" + nothing + b"\x94" + floors + b"Ns."
+    yield "metadata under a number", contents(metadata={b"steps": 1})
     yield "itself inside itself", b"\x80\x04}\x94\x8c\x06configh\x00s."
 
 
@@ -144,6 +151,14 @@ def test_anything_but_a_sound_file_is_one_clear_line(tmp_path, name, data):
         load_weights(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_tuples_too_deep_for_python_are_refused_before_it_crashes(tmp_path):
+    path = write(tmp_path / "w.pkl", b"\x80\x04})" + b"\x85" * 300_000 + b"Ns.")
+    code = f"import baregpt; baregpt.load_weights({str(path)!r})"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "is not a sound BareGPT weights file" in process.stderr
 
 
 def hostile(target):
