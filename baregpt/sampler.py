@@ -38,10 +38,10 @@ def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character to continue from")
-    names = "count - 1", "max_new_tokens", "temperature", "top_k", "seed"
-    for name, value in zip(names, (count - 1, max_new_tokens, temperature, top_k, seed or 0)):
-        if not 0 <= value < 1e300:
-            raise ValueError(f"{name} is {value}: it must be at least 0")
+    names = "count", "max_new_tokens", "temperature", "top_k", "seed"
+    for name, value in zip(names, (count, max_new_tokens, temperature, top_k, seed or 0)):
+        if not (name == "count") <= value < 1e300:  # True is 1
+            raise ValueError(f"{name} is {value}: it must be at least {int(name == 'count')}")
     ids = np.tile(vocab.encode(prompt), (count, 1))
     return _stream(model, vocab, ids, max_new_tokens, temperature, top_k, np.random.default_rng(seed))
 

@@ -61,7 +61,7 @@ def sum_tree(arrays):
 
 
 def train(model, train_ids, validation_ids, settings, threads=None):
-    """Train `model` in place, by a step for each item that is asked for. Yields
+    """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character, validation_loss
     None between evaluations, the norm that before clipping. Same model, ids and settings: same parameters, to the

@@ -17,7 +17,17 @@ from baregpt.vocab import Vocab
 from baregpt.weights import save_weights
 from pipeline import tracking
 from pipeline.params import load_params
-from pipeline.stage import LOSS_PICTURE, METRICS, TRAIN_IDS, TRAIN_LOSS, VALIDATION_IDS, VALIDATION_LOSS, VOCAB, WEIGHTS
+from pipeline.stage import (
+    LOSS_PICTURE,
+    METRICS,
+    TRAIN_IDS,
+    TRAIN_LOSS,
+    VALIDATION_IDS,
+    VALIDATION_LOSS,
+    VOCAB,
+    WEIGHTS,
+    keep_freed_memory,
+)
 from pipeline.stage import run as run_stage
 
 
@@ -57,6 +67,7 @@ def draw_curves(path, train_curve, validation_curve):
 
 
 def main():
+    keep_freed_memory()
     params = load_params()
     contents = json.loads(VOCAB.read_text(encoding="utf-8"))
     vocab, corpus = Vocab(contents["characters"]), contents["corpus"]

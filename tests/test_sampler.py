@@ -85,7 +85,7 @@ def test_no_new_tokens_is_no_text():
         ({"top_k": -1}, "top_k is -1"),
         ({"max_new_tokens": -5}, "max_new_tokens is -5"),
         ({"seed": -1}, "seed is -1"),
-        ({"count": 0}, "count - 1 is -1: it must be at least 0"),
+        ({"count": 0}, "count is 0: it must be at least 1"),
     ],
 )
 def test_wrong_options_are_refused_at_once(options, message):
