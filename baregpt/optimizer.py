@@ -12,12 +12,12 @@ def schedule(step, settings):
 
 
 def orthogonalize(matrix):
-    """Move all singular values of a matrix close to 1: five Newton-Schulz steps with the coefficients of Muon."""
+    """Move all singular values of a matrix close to 1: four Newton-Schulz steps with the coefficients of Muon."""
     x = matrix / (np.linalg.norm(matrix) + 1e-7)
     if len(x) > x.shape[1]:
         return orthogonalize(matrix.T).T
     gram, total = x @ x.T, np.eye(len(x), dtype=x.dtype)
-    for _ in range(5):  # x <- (a + b xxᵀ + c (xxᵀ)²) x, worked out on the small xxᵀ alone
+    for _ in range(4):  # x <- (a + b xxᵀ + c (xxᵀ)²) x, worked out on the small xxᵀ alone
         factor = -4.7750 * gram + 2.0315 * gram @ gram
         factor.flat[:: len(x) + 1] += 3.4445
         total, gram = factor @ total, factor @ gram @ factor
