@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup repro best test ui sample shakespeare bench lint clean
+.PHONY: help setup repro best test torture ui sample shakespeare bench lint clean
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
@@ -16,6 +16,7 @@ help:
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make ui           look at the runs in the MLflow UI"
 	@echo "make test         run the tests"
+	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about a quarter of an hour"
 	@echo "make lint         check style and types"
 	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
 	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick to try it)"
@@ -42,6 +43,9 @@ best: setup
 
 test: setup
 	@$(BIN)/python -m pytest --numprocesses auto
+
+torture: setup
+	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"
@@ -70,4 +74,5 @@ lint: setup
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
 	cd data && rm -f corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
-		train_loss.csv validation_loss.csv loss.png samples.txt attention.png
+		train_loss.csv validation_loss.csv loss.png samples.txt attention.png attention.html checkpoint.npz *.lock *.tmp
+	rm -f data/undelivered/lock; rmdir data/undelivered 2>/dev/null || true  # what waits there stays

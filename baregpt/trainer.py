@@ -60,20 +60,21 @@ def sum_tree(arrays):
     return sum_tree(arrays[:half]) + sum_tree(arrays[half:]) if half else arrays[0]
 
 
-def train(model, train_ids, validation_ids, settings, threads=None):
+def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0):
     """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character, validation_loss
     None between evaluations, the norm that before clipping. Same model, ids and settings: same parameters, to the
-    last bit, whatever the number of threads (by default as many as BLAS would use, so OMP_NUM_THREADS holds).
-    ValueError if a split has no room for a window, or if training diverges.
+    last bit, whatever the number of threads (by default as many as BLAS would use, so OMP_NUM_THREADS holds). Between
+    steps, model and optimizer are all that there is to know: with both as they were after `taken` steps, training
+    goes on as if it had never stopped. ValueError if a split has no room for a window, or if training diverges.
     """
     shorter, length = min(len(train_ids), len(validation_ids)), model.config.block_size
     if shorter <= length:
         raise ValueError(f"a split of the text has {shorter} characters: it must have more than block_size, {length}")
     blas = ThreadpoolController().select(user_api="blas")
     threads = threads or max([library.num_threads for library in blas.lib_controllers], default=os.cpu_count())
-    optimizer = Optimizer(model.parameters, settings)
+    optimizer = optimizer or Optimizer(model.parameters, settings)
     gradient = np.empty_like(model.flat)
     views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
 
@@ -82,7 +83,7 @@ def train(model, train_ids, validation_ids, settings, threads=None):
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
     with blas.limit(limits=1), ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",)) as pool:
-        for step in range(1, settings.steps + 1):
+        for step in range(taken + 1, settings.steps + 1):
             batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
             shards = [np.split(part, settings.shards) for part in batch]
             seeds = [(settings.seed, step, shard) for shard in range(1, settings.shards + 1)]

@@ -23,7 +23,7 @@ class Vocab:
     def encode(self, text):
         """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary, naming it."""
         try:
-            return np.fromiter((self._ids[character] for character in text), np.int64, len(text))
+            return np.fromiter(map(self._ids.__getitem__, text), np.int64, len(text))
         except KeyError as error:
             where = f"{error} at position {text.index(error.args[0])}"
             raise ValueError(f"character {where} is not in the vocabulary, which is {self.characters!r}") from None

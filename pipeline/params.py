@@ -1,5 +1,6 @@
 """params.yaml -> checked, typed values: the only place that reads it."""
 
+import reprlib
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,16 @@ from pipeline.stage import run
 PARAMS = Path("params.yaml")
 NonNegative = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Loader(yaml.SafeLoader):
+    """YAML's plain values, and no key twice: PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := {str(key) for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 class Section(BaseModel):
@@ -62,6 +73,10 @@ class Train(Section):
         return self
 
 
+class Checkpoint(Section):
+    interval: PositiveInt
+
+
 class Sample(Section):
     prompt: Annotated[str, Field(min_length=1)]
     count: PositiveInt
@@ -80,6 +95,7 @@ class Params(Section):
     corpus: Corpus
     model: Model
     train: Train
+    checkpoint: Checkpoint
     sample: Sample
     plot_attention: PlotAttention
 
@@ -95,6 +111,13 @@ class Params(Section):
         return self
 
 
+def brief(value):
+    """A value as Python writes it, but short however large it is."""
+    short = reprlib.Repr()
+    short.maxlevel = 1
+    return short.repr(value)
+
+
 def explain(error):
     """One pydantic error -> key, value and what would be right."""
     key, value = ".".join(map(str, error["loc"])), error["input"]
@@ -107,19 +130,23 @@ def explain(error):
             return f"{key}: {error['ctx']['error']}".removeprefix(": ")
     hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if error["type"] == "float_type" else ""
     rule = error["msg"].replace("Input", "it").replace("String", "it")
-    return f"{key or 'the whole'} is {repr(value)[:60]}: {rule}{hint}"
+    return f"{key or 'the whole'} is {brief(value)}: {rule}{hint}"
 
 
 def load_params():
     """Read params.yaml in the current folder; ValueError names each wrong key, its value and what would be right."""
     try:
-        return Params.model_validate(yaml.safe_load(PARAMS.read_text(encoding="utf-8")))
+        return Params.model_validate(yaml.load(PARAMS.read_text(encoding="utf-8"), Loader))
     except UnicodeDecodeError as error:
         raise ValueError(f"{PARAMS} is not UTF-8 text: {error.reason} at position {error.start}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{PARAMS} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{PARAMS} is not valid: it is nested too deep") from None
     except ValidationError as error:
-        raise ValueError(f"{PARAMS}: {'; '.join(map(explain, error.errors()))}") from None
+        first, more = error.errors()[:5], error.error_count() - 5
+        wrong = [*map(explain, first), *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError(f"{PARAMS}: {'; '.join(wrong)}") from None
 
 
 def check():

@@ -1,17 +1,24 @@
-"""plot_attention: draw what each head of a layer attends to."""
+"""plot_attention: show what the heads attend to, as a picture of one layer and as a page to explore them all."""
 
+import base64
 import math
+import warnings
+from pathlib import Path
 
+import jinja2
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
+from baregpt.layers import softmax
 from baregpt.weights import load_weights
 from pipeline import tracking
 from pipeline.params import load_params
-from pipeline.stage import ATTENTION_PICTURE, WEIGHTS, encode_prompt, run
+from pipeline.stage import ATTENTION_PAGE, ATTENTION_PICTURE, WEIGHTS, encode_prompt, run
 
+TEMPLATE = Path(__file__).with_name("attention.html")
+CANDIDATES = 8  # next characters that the page shows
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
 
 
@@ -39,20 +46,45 @@ def draw_attention(path, text, weights, title):
     figure.suptitle(title)
     figure.supxlabel("attended character")
     figure.supylabel("attending character")
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # emoji, say: the picture shows a box
         figure.savefig(file, format="png")
+
+
+def write_explorer(path, text, weights, probabilities, characters, layer):
+    """One self-contained page: weights, for each layer (H, T, T); probabilities (T, V) of what comes next."""
+    lower = np.tri(len(text), dtype=bool)
+    shades = np.round(255 * np.array(weights)[:, :, lower]).astype(np.uint8)  # (L, H, T (T + 1) / 2)
+    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :CANDIDATES]
+    data = {
+        "text": list(text),
+        "layers": len(weights),
+        "heads": len(weights[0]),
+        "layer": layer,
+        "weights": base64.b64encode(shades.tobytes()).decode(),
+        "candidates": [
+            [(characters[i], round(float(row[i]), 4)) for i in best] for row, best in zip(probabilities, likeliest)
+        ],
+    }
+    page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)  # tojson: no text becomes markup
+    with atomic_write(path) as file:
+        file.write(page.render(data=data).encode())
 
 
 def main():
     params = load_params().plot_attention
     model, vocab = load_weights(WEIGHTS)
-    n_layers = model.config.n_layers
+    n_layers, block_size = model.config.n_layers, model.config.block_size
+    if not -n_layers <= params.layer < n_layers or len(params.prompt) > block_size:
+        shape = f"{n_layers} layers for up to {block_size} characters"
+        raise ValueError(f"{WEIGHTS} has {shape}, too few for plot_attention in params.yaml: `dvc repro` trains anew")
     ids = encode_prompt(vocab, params.prompt, "plot_attention.prompt")
-    weights = model.attention(ids[None])[params.layer][0]  # (H, T, T)
-    draw_attention(
-        ATTENTION_PICTURE, params.prompt, weights, f"Attention in layer {params.layer % n_layers + 1} of {n_layers}"
-    )
-    tracking.log_to_run_of(WEIGHTS, ATTENTION_PICTURE)
+    weights = [of_layer[0] for of_layer in model.attention(ids[None])]  # (H, T, T) each
+    layer = params.layer % n_layers
+    draw_attention(ATTENTION_PICTURE, params.prompt, weights[layer], f"Attention in layer {layer + 1} of {n_layers}")
+    probabilities = softmax(model.logits(ids[None])[0])
+    write_explorer(ATTENTION_PAGE, params.prompt, weights, probabilities, vocab.characters, layer)
+    tracking.log_to_run_of(WEIGHTS, ATTENTION_PICTURE, ATTENTION_PAGE)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def clean(data, path):
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{data[error.start]:02x} at position {error.start}"
         raise ValueError(f"corpus {path} is not UTF-8 text ({wrong}): save it as UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"corpus {path} has a NUL character at position {text.index(chr(0))}: save it as UTF-8 text")
     if not text.strip():
         raise ValueError(f"corpus {path} is empty: it needs text to learn from")
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -11,7 +11,9 @@ CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.jso
 TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
 WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
 TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE = DATA / "train_loss.csv", DATA / "validation_loss.csv", DATA / "loss.png"
-PRETRAINED, ATTENTION_PICTURE = DATA / "pretrained.pkl", DATA / "attention.png"
+ATTENTION_PICTURE, ATTENTION_PAGE = DATA / "attention.png", DATA / "attention.html"
+PRETRAINED = DATA / "pretrained.pkl"
+CHECKPOINT = DATA / "checkpoint.npz"  # known to neither DVC nor git
 
 
 def keep_freed_memory():
@@ -30,8 +32,14 @@ def run(stage):
     except FileNotFoundError as error:
         made_here = Path(str(error.filename)).parent == DATA
         sys.exit(f"error: {error.filename} does not exist" + (": `dvc repro` makes it" if made_here else ""))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+    except ValueError as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(
+            f"error: out of memory ({error}): a smaller model or batch_size in params.yaml, or a smaller corpus, helps"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,34 +1,74 @@
-"""Everything that talks to MLflow."""
+"""Everything that talks to MLflow.
+
+Training must not depend on a server. So what MLflow is to know of a run is a record of our own first, which is
+delivered when MLflow can be reached, and waits on disk until then. Delivering a record again changes nothing: its run
+is found by its tags, and of each metric only the steps that are not there yet are sent.
+"""
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
+import re
+import shutil
+import sys
 import time
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from filelock import FileLock
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
 import mlflow
-from mlflow.entities import Metric, RunStatus
+import mlflow.store.db.utils as database
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+
+from baregpt.files import atomic_write
+from pipeline.stage import DATA
 
 EXPERIMENT = "baregpt"
-METRICS_IN_A_BATCH = 500  # MLflow takes up to 1,000 in one call
+HOME = Path(os.path.relpath(os.environ.get("DVC_ROOT", ".")))  # not the copy in which DVC runs a queued experiment
+UNDELIVERED = HOME / DATA / "undelivered"
+LOCK = FileLock(UNDELIVERED / "lock", timeout=60)  # for what only one process may do at a time; Timeout is an OSError
+PATIENCE = 20  # seconds that a delivery may take before training stops waiting for deliveries
+AT_ONCE = 1000  # metrics that MLflow takes in one call
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # statuses of a run
 
 
 def connect():
     """Point MLflow at MLFLOW_TRACKING_URI, or else at a SQLite store in this checkout; return a client
-    and our experiment."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # a new store's table by table account
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seconds, not minutes, until we know it is down
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
-        mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    and our experiment. OSError, in one line, if that cannot be reached."""
+    for name, level in {"alembic": logging.WARNING, "mlflow": logging.ERROR, "urllib3": logging.ERROR}.items():
+        logging.getLogger(name).setLevel(level)  # what matters of it, we say in one line
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds, not minutes, until we know it is down
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # a creation that is sent twice makes two runs
+    database.MAX_RETRY_COUNT = 3  # which take half a second; its own 10 take a hundred
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may hold a password
+    ours = not os.environ.get("MLFLOW_TRACKING_URI")
+    if ours:
+        mlflow.set_tracking_uri(f"sqlite:///{HOME}/mlflow.db")
     try:
-        return mlflow.MlflowClient(), mlflow.set_experiment(EXPERIMENT)
-    except MlflowException as error:
-        reason = " ".join(str(error).split())[:200]
-        raise OSError(f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI: {reason}") from None
+        client = mlflow.MlflowClient()
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            with contextlib.suppress(MlflowException):  # another has just made it
+                client.create_experiment(EXPERIMENT, (HOME / "mlruns").resolve().as_uri() if ours else None)
+        return client, mlflow.set_experiment(EXPERIMENT)
+    except Exception as error:  # of any kind: each store has its own
+        reason = without_secrets(error)
+        raise OSError(f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI ({reason})") from None
+
+
+def without_secrets(error):
+    """What an error says, in one line, without what only its owner should know."""
+    text = str(error)
+    for name, value in os.environ.items():
+        if re.search("PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|TRACKING_URI", name, re.IGNORECASE) and len(value) > 3:
+            text = text.replace(value, f"${name}")
+    return re.sub(r"[^\s'\"/]*@", "", " ".join(text.split()))[:200]
 
 
 def md5(path):
@@ -43,52 +83,182 @@ def flat(values, prefix=""):
     return {k: v for name, value in values.items() for k, v in flat(value, f"{prefix}.{name}".strip(".")).items()}
 
 
-class TrainingRun:
-    """The MLflow run of one training."""
+def now():
+    """Milliseconds since 1970, as MLflow counts."""
+    return int(time.time() * 1000)
 
-    def __init__(self, client, run_id):
-        self.client, self.run_id = client, run_id
-        self.metrics = []
+
+@dataclass
+class Record:
+    """What MLflow is to know of a run, all of it JSON values.
+
+    key: the tag that tells the run from all others. metrics: [name, value, time, step].
+    """
+
+    key: str
+    tags: dict
+    params: dict = field(default_factory=dict)
+    metrics: list = field(default_factory=list)
+    status: str = RUNNING
+    start: int = field(default_factory=now)
+    end: int | None = None
 
     def log(self, step, **values):
-        """Note values of a step; sent in batches."""
-        now = int(time.time() * 1000)
-        self.metrics += [Metric(name, value, now, step) for name, value in values.items() if value is not None]
-        if len(self.metrics) >= METRICS_IN_A_BATCH:
-            self.send()
-
-    def send(self):
-        self.client.log_batch(self.run_id, metrics=self.metrics)
-        self.metrics = []
-
-    def finish(self, weights, artifacts):
-        """Keep the weights and other files, and tag the run with the weights' checksum: later stages look for it."""
-        self.send()
-        for path in (weights, *artifacts):
-            self.client.log_artifact(self.run_id, path)
-        self.client.set_tag(self.run_id, "weights.md5", md5(weights))
+        """Note values of a step."""
+        self.metrics += [[name, value, now(), step] for name, value in values.items() if value is not None]
 
 
-@contextlib.contextmanager
-def training_run(params, corpus_md5, counts):
-    """A run for one training, with its params, corpus and parameter counts; marked failed or killed if it is."""
-    client, _ = connect()
-    run_id = mlflow.start_run().info.run_id
-    run, status = TrainingRun(client, run_id), RunStatus.FAILED
-    try:
-        mlflow.log_params(flat(params))
-        mlflow.set_tag("corpus.md5", corpus_md5)  # MLflow itself adds the git commit
-        mlflow.log_metrics(counts)
-        yield run
-        status = RunStatus.FINISHED
-    except KeyboardInterrupt:
-        status = RunStatus.KILLED
-        raise
-    finally:
+def training_record(params, corpus_md5, counts):
+    """The record of a training that begins: its params, its corpus, and its parameter counts."""
+    tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus_md5})  # MLflow's own say the git commit
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["mlflow.runName"] = name
+        if sweep := re.fullmatch(r"(.+)-\d+", name):  # how DVC names the experiments that it queues with one command
+            tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
+    record = Record("training", tags, {name: str(value) for name, value in flat(params).items()})
+    record.log(0, **counts)
+    return record
+
+
+class Delivery:
+    """Brings one record to MLflow, as far as it has come, as often as it is asked to."""
+
+    def __init__(self, record):
+        self.record, self.run_id = record, None
+        self.sent = dict[str, int]()  # metric -> the last step that MLflow has
+
+    def deliver(self, connection, files=()):
+        """Send what MLflow does not have yet, and files as artifacts; OSError, in one line, if that fails."""
+        record, (client, experiment) = self.record, connection
         try:
-            run.send()
-        finally:
-            mlflow.end_run(RunStatus.to_string(status))
+            if self.run_id is None:
+                self.run_id = self.find_run(client, experiment.experiment_id)
+            metrics = [Metric(*values) for values in record.metrics if values[3] > self.sent.get(values[0], -1)]
+            for i in range(0, len(metrics), AT_ONCE):
+                client.log_batch(self.run_id, metrics=metrics[i : i + AT_ONCE])
+            self.sent |= {metric.key: metric.step for metric in metrics}
+            for file in files:
+                client.log_artifact(self.run_id, file)
+            client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record.tags.items()])
+            over = (FINISHED,) if record.status == FINISHED else (FINISHED, FAILED, KILLED)
+            if record.end and client.get_run(self.run_id).info.status not in over:
+                client.set_terminated(self.run_id, record.status, record.end)
+        except Exception as error:  # of any kind: each store has its own
+            raise OSError(f"MLflow does not take a run ({without_secrets(error)})") from None
+
+    def find_run(self, client, experiment_id):
+        """The id of the record's run, which is made if need be; and what it has of the metrics."""
+        record = self.record
+        its_tag = f"tags.`{record.key}` = '{record.tags[record.key]}'"
+        found = client.search_runs([experiment_id], its_tag, max_results=1)
+        run = found[0] if found else client.create_run(experiment_id, record.start, record.tags)
+        if not found and "sweep" in record.tags:
+            parent = parent_of(record.tags["sweep"], client, experiment_id)
+            client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
+        for name in run.data.metrics if record.metrics else ():
+            self.sent[name] = max(metric.step for metric in client.get_metric_history(run.info.run_id, name))
+        client.log_batch(run.info.run_id, params=[Param(*param) for param in record.params.items()])
+        if record.status == RUNNING and run.info.status in (FAILED, KILLED):
+            client.update_run(run.info.run_id, RUNNING)
+        return run.info.run_id
+
+    def keep_up(self):
+        """Deliver while training goes on: unless that failed before, and without making a failure of it."""
+        if warned:
+            return
+        begun = time.monotonic()
+        try:
+            with LOCK:
+                self.deliver(connect())
+            if (seconds := time.monotonic() - begun) > PATIENCE:
+                raise OSError(f"MLflow took {seconds:.0f} seconds to answer")
+        except OSError as error:
+            warn(error)
+
+
+def parent_of(sweep, client, experiment_id):
+    """The id of the run under which the UI shows the runs of a sweep, made by the first of them."""
+    with LOCK:
+        found = client.search_runs([experiment_id], f"tags.`sweep.parent` = '{sweep}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        parent = client.create_run(experiment_id, tags={"sweep.parent": sweep, "mlflow.runName": sweep})
+        client.set_terminated(parent.info.run_id)
+        return parent.info.run_id
+
+
+warned = False
+
+
+def warn(error):
+    """Say what a person has to know when MLflow is out of reach: once."""
+    global warned
+    if not warned:
+        keeps = f"what it should know is kept in {UNDELIVERED}"
+        later = "the next stage that runs delivers it, or `python -m pipeline.deliver`"
+        print(f"warning: {error}: the work goes on, and {keeps}; {later}", file=sys.stderr, flush=True)
+    warned = True
+
+
+def hand_over(record, name, files=()):
+    """Bring a record and its files to MLflow, and all that waits; what does not get there is kept on disk."""
+    try:
+        with LOCK:
+            keep(record, name, files)
+            deliver_all()
+    except OSError as error:
+        warn(error)
+
+
+def keep(record, name, files):
+    """Put a record and its files on disk; or if there is no room, bring them to MLflow at once."""
+    folder = UNDELIVERED / name
+    try:
+        (folder / "files").mkdir(parents=True, exist_ok=True)
+        for path in files:
+            with atomic_write(folder / "files" / path.name) as file:
+                file.write(path.read_bytes())
+        with atomic_write(folder / "record.json") as file:  # the last: what has no record was not handed over
+            file.write(json.dumps(vars(record)).encode())
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            Delivery(record).deliver(connect(), files)
+        except OSError as second:
+            print(f"warning: {error}, and {second}: MLflow will not know of this run", file=sys.stderr)
+
+
+def give_up(values):
+    """Have MLflow know of a training that was killed, and will not go on: the record that its checkpoint has."""
+    try:
+        record = Record(**values)
+        name = record.tags["training"]
+    except (TypeError, KeyError):  # another version of this project wrote it
+        return
+    if not (UNDELIVERED / name / "record.json").exists():  # else there is a later one
+        record.status, record.end = KILLED, now()
+        hand_over(record, name)
+
+
+def deliver_all():
+    """Bring all that waits to MLflow, the oldest first; return how many records that were. OSError if one is left."""
+    unreadable, waiting = [], []
+    with LOCK:
+        for folder in UNDELIVERED.glob("*/"):
+            try:
+                waiting.append((Record(**json.loads((folder / "record.json").read_bytes())), folder))
+            except FileNotFoundError:  # handing it over was cut short, or clearing it away
+                shutil.rmtree(folder)
+            except (ValueError, TypeError):
+                unreadable.append(folder)
+        connection = connect() if waiting else None
+        for record, folder in sorted(waiting, key=lambda entry: entry[0].start):  # a run before what belongs to it
+            Delivery(record).deliver(connection, sorted((folder / "files").glob("*")))
+            (folder / "record.json").unlink()
+            shutil.rmtree(folder)
+    if unreadable:
+        raise OSError(f"{unreadable[0]} is damaged, and cannot be delivered: delete it")
+    return len(waiting)
 
 
 def find_run(weights):
@@ -100,12 +270,6 @@ def find_run(weights):
 
 def log_to_run_of(weights, *paths):
     """Add files to the run that made these weights; or to a new run, if they came alone."""
-    client, _ = connect()
-    if made_by := find_run(weights):
-        run_id = made_by.info.run_id
-    else:
-        with mlflow.start_run(tags={"weights.md5": md5(weights)}) as run:
-            run_id = run.info.run_id
-            client.log_artifact(run_id, weights)
-    for path in paths:
-        client.log_artifact(run_id, path)
+    checksum = md5(weights)
+    record = Record("weights.md5", {"weights.md5": checksum}, status=FINISHED, end=now())
+    hand_over(record, f"{checksum}-{paths[0].name}", [weights, *paths])

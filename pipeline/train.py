@@ -1,23 +1,30 @@
 """train: the model, its loss curve and its metrics, followed by MLflow."""
 
+import hashlib
 import json
 import math
 import time
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from baregpt.files import atomic_write
 from baregpt.model import GPT, Config
+from baregpt.optimizer import Optimizer
 from baregpt.trainer import Training, evaluate, train
 from baregpt.vocab import Vocab
 from baregpt.weights import save_weights
 from pipeline import tracking
+from pipeline.checkpoint import fingerprint, load_checkpoint, save_checkpoint, warn_of_damage
 from pipeline.params import load_params
 from pipeline.stage import (
+    CHECKPOINT,
+    DATA,
     LOSS_PICTURE,
     METRICS,
     TRAIN_IDS,
@@ -66,68 +73,155 @@ def draw_curves(path, train_curve, validation_curve):
         figure.savefig(file, format="png")
 
 
+@dataclass
+class Progress:
+    """How far a training has come, beside its arrays; all of it JSON values."""
+
+    train_curve: list = field(default_factory=list)  # the loss of each step
+    validation_curve: list = field(default_factory=list)  # [step, loss]
+    best_step: int = 0
+
+
+def arrays_of(model, optimizer, best):
+    """Name -> array: every number that changes while training."""
+    moments = {"mean": optimizer.mean, "square": optimizer.square}
+    named = {f"{moment}.{name}": array for moment, arrays in moments.items() for name, array in arrays.items()}
+    return {"parameters": model.flat, "best": best} | named
+
+
+def resume(identity, arrays):
+    """Put arrays back as the last checkpoint of just this training has them; (progress, record), or None."""
+    found = load_checkpoint()
+    if found is None:
+        return None
+    state, saved = found
+    if state["fingerprint"] != identity:  # it was killed, and will not go on
+        tracking.give_up(state["record"])
+        return None
+    if {name: (a.shape, a.dtype) for name, a in saved.items()} != {n: (a.shape, a.dtype) for n, a in arrays.items()}:
+        warn_of_damage("its arrays are not those of the model")
+        return None
+    for name, array in arrays.items():
+        array[...] = saved[name]
+    record = tracking.Record(**state["record"])
+    progress = Progress(**state["progress"])
+    print(f"going on from {CHECKPOINT}, after step {len(progress.train_curve)}")
+    return progress, record
+
+
+def read_text():
+    """(vocab, the corpus's checksums, ids to train on, ids held out); ValueError if they are not what `vocab` made."""
+    try:
+        contents = json.loads(VOCAB.read_text(encoding="utf-8"))
+        vocab, corpus = Vocab(contents["characters"]), contents["corpus"]
+        splits = np.load(TRAIN_IDS), np.load(VALIDATION_IDS)
+        if [hashlib.sha256(ids.data).hexdigest() for ids in splits] != list(contents["ids_sha256"].values()):
+            raise ValueError("the ids are of another text")
+    except (ValueError, EOFError, KeyError, TypeError) as error:
+        these = f"{VOCAB}, {TRAIN_IDS} and {VALIDATION_IDS}"
+        raise ValueError(f"{these} do not go together ({error}): `dvc repro --force vocab` makes them anew") from None
+    return vocab, corpus, *splits
+
+
 def main():
+    try:
+        with FileLock(DATA / "training.lock", timeout=0):
+            for path in (CHECKPOINT, WEIGHTS, METRICS, TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE):
+                for left in DATA.glob(f"{path.name}.*.tmp"):  # by a training that was killed while it wrote
+                    left.unlink()
+            train_here()
+    except Timeout:
+        raise ValueError(f"another training is at work in this checkout: wait for it ({DATA}/training.lock)") from None
+
+
+def train_here():
     keep_freed_memory()
     params = load_params()
-    contents = json.loads(VOCAB.read_text(encoding="utf-8"))
-    vocab, corpus = Vocab(contents["characters"]), contents["corpus"]
-    train_ids, validation_ids = np.load(TRAIN_IDS), np.load(VALIDATION_IDS)
+    vocab, corpus, train_ids, validation_ids = read_text()
     settings = Training(**params.train.model_dump())
     model = GPT(Config(len(vocab), **params.model.model_dump()), settings.seed)
+    optimizer = Optimizer(model.parameters, settings)
+    arrays = arrays_of(model, optimizer, model.flat.copy())
     characters = settings.batch_size * model.config.block_size  # seen in each step
     print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
 
-    steps = train(model, train_ids, validation_ids, settings)
-    steps = chain([next(steps)], steps)  # if something is wrong from the start, it shows before a run is opened
-    train_curve, validation_curve = dict[int, float](), dict[int, float]()
-    with tracking.training_run(params.model_dump(), corpus["md5"], parameter_counts(model)) as run:
-        start = time.perf_counter()
-        bar = tqdm(total=settings.steps, unit="step", disable=None)  # None: quiet when not a terminal
-        with bar:
+    identity = fingerprint([asdict(settings), asdict(model.config)], [VOCAB, TRAIN_IDS, VALIDATION_IDS])
+    progress, record = resume(identity, arrays) or (
+        Progress(),
+        tracking.training_record(params.model_dump(), corpus["md5"], parameter_counts(model)),
+    )
+    delivery = tracking.Delivery(record)
+    taken = len(progress.train_curve)
+    steps = train(model, train_ids, validation_ids, settings, optimizer=optimizer, taken=taken)
+    start = time.perf_counter()
+    try:
+        with tqdm(initial=taken, total=settings.steps, unit="step", disable=None) as bar:  # quiet if not a terminal
             for step, train_loss, validation_loss, learning_rate, norm in steps:
-                train_curve[step] = train_loss
+                progress.train_curve.append(train_loss)
+                record.log(
+                    step,
+                    train_loss=train_loss,
+                    validation_loss=validation_loss,
+                    learning_rate=learning_rate,
+                    gradient_norm=norm,
+                    characters_per_second=characters * (step - taken) / (time.perf_counter() - start),
+                )
+                checkpoint_due = step == 1 or step % params.checkpoint.interval == 0
+                if not math.isfinite(validation_loss or 0) or (checkpoint_due and not np.isfinite(model.flat).all()):
+                    at = f"step {step} (gradient norm {norm:.4g}, learning rate {learning_rate:.4g})"
+                    raise ValueError(f"training diverged at {at}: lower the learning rate")
                 if validation_loss is not None:
-                    if not math.isfinite(validation_loss):
-                        raise ValueError(f"training diverged at step {step}: lower the learning rate")
-                    if validation_loss < min(validation_curve.values(), default=math.inf):
-                        best_step, best = step, model.flat.copy()
-                    validation_curve[step] = validation_loss
+                    if validation_loss < min((loss for _, loss in progress.validation_curve), default=math.inf):
+                        progress.best_step = step
+                        arrays["best"][:] = model.flat
+                    progress.validation_curve.append([step, validation_loss])
                     bar.clear()
                     print(
                         f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}", flush=True
                     )
                 bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
                 bar.update()
-                run.log(
-                    step,
-                    train_loss=train_loss,
-                    validation_loss=validation_loss,
-                    learning_rate=learning_rate,
-                    gradient_norm=norm,
-                    characters_per_second=characters * step / (time.perf_counter() - start),
-                )
+                if checkpoint_due:
+                    state = {"fingerprint": identity, "progress": vars(progress), "record": vars(record)}
+                    save_checkpoint(state, arrays)
+                    delivery.keep_up()
 
-        model.flat[:] = best
-        with threadpool_limits(1):  # the number of threads moves the last bits
-            validation_loss = evaluate(model, validation_ids)
-        before = [loss for step, loss in train_curve.items() if 0 <= best_step - step < settings.evaluation_interval]
-        metrics = {
-            "train_loss": round(float(np.mean(before)), 6),  # over the evaluation interval before the best step
-            "validation_loss": round(validation_loss, 6),  # over the whole split
-            "best_step": best_step,
-            "parameters": model.n_parameters,
-            "characters_seen": characters * best_step,  # by the weights that are kept
-        }
-        metadata = {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics}
-        save_weights(WEIGHTS, model, vocab, metadata)
-        write_curve(TRAIN_LOSS, "train_loss", train_curve)
-        write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
-        draw_curves(LOSS_PICTURE, train_curve, validation_curve)
-        with atomic_write(METRICS) as file:
-            file.write(json.dumps(metrics, indent=2).encode() + b"\n")
-        print(f"step {best_step} was best: validation loss {validation_loss:.4f} over the whole split")
-        run.log(best_step, final_train_loss=metrics["train_loss"], final_validation_loss=metrics["validation_loss"])
-        run.finish(WEIGHTS, [VOCAB, LOSS_PICTURE])
+        model.flat[:] = arrays["best"]
+        finish(model, vocab, validation_ids, corpus, settings, progress, record)
+    except BaseException as error:
+        if progress.train_curve:  # else it never began
+            record.status = tracking.KILLED if isinstance(error, KeyboardInterrupt) else tracking.FAILED
+            record.end = tracking.now()
+            tracking.hand_over(record, record.tags["training"])
+        raise
+    CHECKPOINT.unlink(missing_ok=True)
+
+
+def finish(model, vocab, validation_ids, corpus, settings, progress, record):
+    """Score the best weights, write everything that training makes, and hand it over to MLflow."""
+    best_step, characters = progress.best_step, settings.batch_size * model.config.block_size
+    with threadpool_limits(1), ThreadPoolExecutor() as pool:  # BLAS's number of threads would move the last bits
+        validation_loss = evaluate(model, validation_ids, parallel_map=pool.map)
+    before = progress.train_curve[max(0, best_step - settings.evaluation_interval) : best_step]
+    metrics = {
+        "train_loss": round(float(np.mean(before)), 6),  # over the evaluation interval before the best step
+        "validation_loss": round(validation_loss, 6),  # over the whole split
+        "best_step": best_step,
+        "parameters": model.n_parameters,
+        "characters_seen": characters * best_step,  # by the weights that are kept
+    }
+    save_weights(WEIGHTS, model, vocab, {"corpus_sha256": corpus["sha256"], "steps": settings.steps, **metrics})
+    train_curve, validation_curve = dict(enumerate(progress.train_curve, 1)), dict(progress.validation_curve)
+    write_curve(TRAIN_LOSS, "train_loss", train_curve)
+    write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
+    draw_curves(LOSS_PICTURE, train_curve, validation_curve)
+    with atomic_write(METRICS) as file:
+        file.write(json.dumps(metrics, indent=2).encode() + b"\n")
+    print(f"step {best_step} was best: validation loss {validation_loss:.4f} over the whole split")
+    record.log(best_step, final_train_loss=metrics["train_loss"], final_validation_loss=metrics["validation_loss"])
+    record.tags["weights.md5"] = tracking.md5(WEIGHTS)
+    record.status, record.end = tracking.FINISHED, tracking.now()
+    tracking.hand_over(record, record.tags["training"], [WEIGHTS, VOCAB, LOSS_PICTURE])
 
 
 if __name__ == "__main__":

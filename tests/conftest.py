@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 import yaml
 
@@ -98,6 +99,12 @@ def finished_checkout(small_checkout, tmp_path_factory):
     checkout = Checkout(path)
     checkout.output = checkout.run("dvc", "repro").stdout
     return checkout
+
+
+def mlflow_runs(checkout):
+    """A client of the checkout's own MLflow store, and its runs, the latest first."""
+    client = mlflow.MlflowClient(f"sqlite:///{checkout.path}/mlflow.db")
+    return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
 
 def copy_of(checkout, tmp_path):

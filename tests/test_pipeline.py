@@ -11,11 +11,10 @@ import sys
 import threading
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, mlflow_runs
 
 from baregpt import load_weights
 from baregpt.trainer import evaluate
@@ -31,11 +30,6 @@ def stages_run(output):
 
 def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def mlflow_runs(checkout):
-    client = mlflow.MlflowClient(f"sqlite:///{checkout.path}/mlflow.db")
-    return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
 
 def test_one_command_makes_everything(finished_checkout):
@@ -170,7 +164,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     assert run.data.tags["corpus.md5"] == recorded["data/plays.txt"]
     assert run.data.tags["weights.md5"] == recorded["data/weights.pkl"]
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"weights.pkl", "vocab.json", "samples.txt", "loss.png", "attention.png"}
+    assert artifacts == {"weights.pkl", "vocab.json", "samples.txt", "loss.png", "attention.png", "attention.html"}
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]
 

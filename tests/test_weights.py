@@ -1,10 +1,12 @@
 """The weights file: what was saved comes back, and nothing but that comes in."""
 
+import os
 import pickle
 import pickletools
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +206,15 @@ def test_every_instruction_of_a_pickle_is_either_data_or_refused(tmp_path):
     for opcode in pickletools.opcodes:
         with pytest.raises(ValueError, match="is not a sound"):
             load_weights(write(tmp_path / "w.pkl", b"\x80\x04NNN" + opcode.code.encode("latin1") + b"\x00" * 16 + b"."))
+
+
+def test_thousands_of_damaged_files_do_no_harm(tmp_path):
+    """See fuzz.py; `make torture` loads FUZZED=100000 of them."""
+    seed = str(int.from_bytes(os.urandom(4)))
+    command = [sys.executable, Path(__file__).with_name("fuzz.py"), tmp_path, os.environ.get("FUZZED", "2000"), seed]
+    process = subprocess.run(command, capture_output=True, text=True)
+    print(f"seed {seed}: {process.stdout}")
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):

@@ -1,0 +1,13 @@
+"""Bring to MLflow what could not be delivered when it was made."""
+
+from pipeline import tracking
+from pipeline.stage import run
+
+
+def main():
+    count = tracking.deliver_all()
+    print(f"delivered {count} records" if count else "nothing waits to be delivered")
+
+
+if __name__ == "__main__":
+    run(main)

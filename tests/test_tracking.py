@@ -1,0 +1,169 @@
+"""A tracking server that is down, slow, or gone halfway costs nothing but patience; and it is told no secrets."""
+
+import secrets
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import closing
+
+import mlflow
+import pytest
+from conftest import mlflow_runs
+
+SECRET = secrets.token_hex(16)
+
+
+class Server:
+    """A real MLflow server on loopback."""
+
+    def __init__(self, checkout, folder):
+        with closing(socket.socket()) as one:
+            one.bind(("127.0.0.1", 0))
+            self.port = one.getsockname()[1]
+        self.checkout, self.folder = checkout, folder
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def start(self):
+        store, artifacts = f"sqlite:///{self.folder}/server.db", f"{self.folder}/artifacts"
+        command = ("mlflow", "server", "--backend-store-uri", store, "--artifacts-destination", artifacts)
+        command += ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.checkout.environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while True:
+            try:
+                return urllib.request.urlopen(f"{self.address}/health", timeout=5).read()
+            except OSError:
+                assert self.process.poll() is None
+                time.sleep(0.2)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def runs(self):
+        client = mlflow.MlflowClient(self.address)
+        return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
+
+
+def steps_of(client, run, name="train_loss"):
+    return [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+def assert_one_warning(err):
+    assert err.startswith("warning: MLflow ")
+    assert err.count("\n") == 1
+    assert "the work goes on, and what it should know is kept in data/undelivered" in err
+    assert "`python -m pipeline.deliver`" in err
+
+
+def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
+    server = Server(encoded, tmp_path)
+    encoded.environment["MLFLOW_TRACKING_URI"] = server.address
+    for stage in ("train", "sample", "plot_attention"):
+        assert_one_warning(encoded.stage(stage).stderr)
+    assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
+    err = encoded.stage("deliver", code=1).stderr
+    assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
+    with server:
+        assert encoded.stage("deliver").stdout == "delivered 3 records\n"
+        assert encoded.stage("deliver").stdout == "nothing waits to be delivered\n"
+        client, (run,) = server.runs()
+        assert run.info.status == "FINISHED"
+        assert steps_of(client, run) == list(range(1, 21))
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        made = {"weights.pkl", "vocab.json", "loss.png", "samples.txt", "attention.png", "attention.html"}
+        assert artifacts == made
+    assert not list(encoded.path.glob("data/undelivered/*/"))
+
+
+def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp_path):
+    encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
+    with Server(encoded, tmp_path) as server:
+        encoded.environment["MLFLOW_TRACKING_URI"] = server.address
+        process = encoded.start("python", "-m", "pipeline.train")
+        while "step 60:" not in process.stdout.readline():
+            assert process.poll() is None
+        server.stop()
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0
+        assert_one_warning(err)
+        server.start()
+        client, (run,) = server.runs()
+        assert 20 <= len(steps_of(client, run)) < 400
+        assert encoded.stage("sample").stderr == ""
+        client, (run,) = server.runs()
+        assert run.info.status == "FINISHED"
+        assert steps_of(client, run) == list(range(1, 401))
+        artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert artifacts == {"weights.pkl", "vocab.json", "loss.png", "samples.txt"}
+
+
+def test_a_server_that_never_answers_does_not_hold_training_up(encoded):
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        encoded.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        encoded.environment["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "1"
+        assert_one_warning(encoded.stage("train").stderr)
+    assert (encoded.path / "data/weights.pkl").exists()
+
+
+def test_what_was_not_delivered_survives_a_kill_and_another_training(encoded):
+    """The record of a training that was given up while the server was down."""
+    encoded.set_params(train={"steps": 1_000_000}, checkpoint={"interval": 10})
+    encoded.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    process = encoded.start("python", "-m", "pipeline.train")
+    while "step 30:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    del encoded.environment["MLFLOW_TRACKING_URI"]
+    encoded.set_params(train={"steps": 20})
+    encoded.stage("train")
+    client, runs = mlflow_runs(encoded)
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
+    given_up = steps_of(client, runs[1])
+    assert given_up == list(range(1, len(given_up) + 1))
+    assert len(given_up) >= 20
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_credentials_never_show(encoded, tmp_path, reachable):
+    server = Server(encoded, tmp_path)
+    encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace("//", f"//founder:{SECRET}@")
+    encoded.environment["AWS_SECRET_ACCESS_KEY"] = SECRET
+    if reachable:
+        server.start()
+    try:
+        printed = [encoded.stage(stage) for stage in ("train", "sample")]
+    finally:
+        if reachable:
+            server.stop()
+    assert not any(SECRET in process.stdout + process.stderr for process in printed)
+    files = [path for root in (encoded.path, tmp_path) for path in root.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    if reachable:
+        assert not any(process.stderr for process in printed)
+
+
+def test_an_error_that_quotes_a_secret_is_cleaned(monkeypatch):
+    from pipeline.tracking import without_secrets
+
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-123")
+    error = ValueError(f"no answer\nfrom https://me:{SECRET}@example.org/x with token-123")
+    assert without_secrets(error) == "no answer from https://example.org/x with $MLFLOW_TRACKING_TOKEN"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"founder:{SECRET}@host:5000")
+    assert without_secrets(f"unsupported URI 'founder:{SECRET}@host:5000'") == "unsupported URI '$MLFLOW_TRACKING_URI'"
+    assert SECRET not in without_secrets(f"cannot open 'x://founder:{SECRET}@host/db'")
