@@ -49,9 +49,10 @@ def connect():
     database.MAX_RETRY_COUNT = 3  # which take half a second; its own 10 take a hundred
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may hold a password
     ours = not os.environ.get("MLFLOW_TRACKING_URI")
-    if ours:
-        mlflow.set_tracking_uri(f"sqlite:///{HOME}/mlflow.db")
     try:
+        if ours:
+            make_store(HOME / "mlflow.db")
+            mlflow.set_tracking_uri(f"sqlite:///{HOME}/mlflow.db")
         client = mlflow.MlflowClient()
         if client.get_experiment_by_name(EXPERIMENT) is None:
             with contextlib.suppress(MlflowException):  # another has just made it
@@ -60,6 +61,15 @@ def connect():
     except Exception as error:  # of any kind: each store has its own
         reason = without_secrets(error)
         raise OSError(f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI ({reason})") from None
+
+
+def make_store(path):
+    """Make MLflow's SQLite store, unless it is there: whole or not at all, for MLflow cannot use half a one."""
+    with LOCK:
+        if not path.exists():
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments()
+            os.replace(temporary, path)
 
 
 def without_secrets(error):

@@ -88,6 +88,8 @@ def encoded_checkout(small_checkout, tmp_path_factory):
     checkout = Checkout(path)
     checkout.stage("prepare")
     checkout.stage("vocab")
+    new_store = "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.search_experiments()"
+    checkout.run("python", "-c", new_store)  # which takes as long as a small training: once is enough
     return checkout
 
 

@@ -194,6 +194,7 @@ def test_weights_that_came_alone_get_a_run_of_their_own(finished):
 
 
 def test_runs_go_where_mlflow_tracking_uri_says(encoded):
+    (encoded.path / "mlflow.db").unlink()
     encoded.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{encoded.path}/elsewhere.db"
     encoded.stage("train")
     assert not (encoded.path / "mlflow.db").exists()
