@@ -16,7 +16,7 @@ help:
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make ui           look at the runs in the MLflow UI"
 	@echo "make test         run the tests"
-	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about a quarter of an hour"
+	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
 	@echo "make lint         check style and types"
 	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
 	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick to try it)"

@@ -68,14 +68,17 @@ def test_killed_at_random_moments(long, undisturbed):
     """Wherever it is killed, what it ends with is the same; and what it made before is there, whole, until then."""
     random, finished, kills, unsure = np.random.default_rng(), 0, 0, 0
     (long.path / "mlflow.db").unlink()  # may be killed while MLflow makes its store, too
+    checkpoint, metrics = long.path / "data/checkpoint.npz", long.path / "data/metrics.json"
     while kills < KILLS:
+        before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         process = long.start("python", "-m", "pipeline.train", start_new_session=True)
         try:
             process.wait(random.uniform(0, 1.2 * undisturbed.seconds))
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
-            unsure += not (long.path / "data/checkpoint.npz").exists()  # not begun, or just finished
+            written = metrics.exists() and metrics.stat().st_mtime_ns != before
+            unsure += written and not checkpoint.exists()  # it had finished, and was about to end
         else:
             assert process.returncode == 0, process.communicate()
             process.communicate()
@@ -86,7 +89,7 @@ def test_killed_at_random_moments(long, undisturbed):
     long.stage("train")
     assert results(long) == results(undisturbed)
     client, runs = mlflow_runs(long)
-    assert finished + 1 <= len(runs) <= finished + 1 + unsure
+    assert len(runs) == finished + unsure + 1
     for run in runs:
         assert_whole(client, run, STEPS)
     left = {path.name for path in (long.path / "data").iterdir()} - {p.name for p in undisturbed.path.glob("data/*")}
