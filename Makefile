@@ -15,6 +15,7 @@ help:
 	@echo "make best         train with the recipe for half an hour, recipes/best.txt, as a DVC experiment"
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make ui           look at the runs in the MLflow UI"
+	@echo "make register     put the trained weights into MLflow's model registry"
 	@echo "make test         run the tests"
 	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
 	@echo "make lint         check style and types"
@@ -42,14 +43,17 @@ best: setup
 	@$(BIN)/dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses auto
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 torture: setup
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"
-	@$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
+
+register: setup
+	@$(BIN)/python -m pipeline.register
 
 sample: setup
 	@$(BIN)/python -m baregpt

@@ -3,6 +3,8 @@
 Training must not depend on a server. So what MLflow is to know of a run is a record of our own first, which is
 delivered when MLflow can be reached, and waits on disk until then. Delivering a record again changes nothing: its run
 is found by its tags, and of each metric only the steps that are not there yet are sent.
+
+MLflow is imported where it is needed, since that takes seconds, and what is wrong with the input is told at once.
 """
 
 import contextlib
@@ -13,23 +15,20 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
-import mlflow
-import mlflow.store.db.utils as database
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking.context.registry import resolve_tags
-
 from baregpt.files import atomic_write
-from pipeline.stage import DATA
+from baregpt.weights import load_weights
+from pipeline.stage import DATA, WEIGHTS
 
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
 EXPERIMENT = "baregpt"
 HOME = Path(os.path.relpath(os.environ.get("DVC_ROOT", ".")))  # not the copy in which DVC runs a queued experiment
 UNDELIVERED = HOME / DATA / "undelivered"
@@ -42,6 +41,9 @@ RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  #
 def connect():
     """Point MLflow at MLFLOW_TRACKING_URI, or else at a SQLite store in this checkout; return a client
     and our experiment. OSError, in one line, if that cannot be reached."""
+    import mlflow
+    import mlflow.store.db.utils as database
+
     for name, level in {"alembic": logging.WARNING, "mlflow": logging.ERROR, "urllib3": logging.ERROR}.items():
         logging.getLogger(name).setLevel(level)  # what matters of it, we say in one line
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds, not minutes, until we know it is down
@@ -55,7 +57,7 @@ def connect():
             mlflow.set_tracking_uri(f"sqlite:///{HOME}/mlflow.db")
         client = mlflow.MlflowClient()
         if client.get_experiment_by_name(EXPERIMENT) is None:
-            with contextlib.suppress(MlflowException):  # another has just made it
+            with contextlib.suppress(mlflow.MlflowException):  # another has just made it
                 client.create_experiment(EXPERIMENT, (HOME / "mlruns").resolve().as_uri() if ours else None)
         return client, mlflow.set_experiment(EXPERIMENT)
     except Exception as error:  # of any kind: each store has its own
@@ -65,6 +67,8 @@ def connect():
 
 def make_store(path):
     """Make MLflow's SQLite store, unless it is there: whole or not at all, for MLflow cannot use half a one."""
+    import mlflow
+
     with LOCK:
         if not path.exists():
             temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -120,6 +124,8 @@ class Record:
 
 def training_record(params, corpus_md5, counts):
     """The record of a training that begins: its params, its corpus, and its parameter counts."""
+    from mlflow.tracking.context.registry import resolve_tags
+
     tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus_md5})  # MLflow's own say the git commit
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["mlflow.runName"] = name
@@ -139,6 +145,8 @@ class Delivery:
 
     def deliver(self, connection, files=()):
         """Send what MLflow does not have yet, and files as artifacts; OSError, in one line, if that fails."""
+        from mlflow.entities import Metric, RunTag
+
         record, (client, experiment) = self.record, connection
         try:
             if self.run_id is None:
@@ -149,6 +157,8 @@ class Delivery:
             self.sent |= {metric.key: metric.step for metric in metrics}
             for file in files:
                 client.log_artifact(self.run_id, file)
+                if record.key == "training" and file.name == WEIGHTS.name:
+                    log_model(client, self.run_id, file)
             client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record.tags.items()])
             over = (FINISHED,) if record.status == FINISHED else (FINISHED, FAILED, KILLED)
             if record.end and client.get_run(self.run_id).info.status not in over:
@@ -158,6 +168,8 @@ class Delivery:
 
     def find_run(self, client, experiment_id):
         """The id of the record's run, which is made if need be; and what it has of the metrics."""
+        from mlflow.entities import Param
+
         record = self.record
         its_tag = f"tags.`{record.key}` = '{record.tags[record.key]}'"
         found = client.search_runs([experiment_id], its_tag, max_results=1)
@@ -271,15 +283,44 @@ def deliver_all():
     return len(waiting)
 
 
-def find_run(weights):
+def log_model(client, run_id, weights):
+    """Add these weights to a run as a model that MLflow can register, load and serve: see served_model.py."""
+    import mlflow
+    import pandas  # which MLflow brings
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    defaults = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}
+    types = {int: "long", float: "double"}
+    params = ParamSchema([ParamSpec(name, types[type(value)], value) for name, value in defaults.items()])
+    _, vocab = load_weights(weights)
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.pyfunc.save_model(
+            f"{folder}/model",
+            loader_module="served_model",
+            code_paths=[str(here / "served_model.py"), str(here.with_name("baregpt"))],
+            data_path=str(weights),
+            signature=ModelSignature(Schema([ColSpec("string", "prompt")]), Schema([ColSpec("string")]), params),
+            input_example=(pandas.DataFrame({"prompt": [vocab.characters[0]]}), defaults),
+            pip_requirements=[f"{name}=={version(name)}" for name in ("numpy", "threadpoolctl")],
+        )
+        client.log_artifacts(run_id, f"{folder}/model", "model")
+
+
+def find_run(weights, connection=None):
     """The run that made these weights, known by their checksum; or None."""
-    client, experiment = connect()
+    client, experiment = connection or connect()
     runs = client.search_runs([experiment.experiment_id], f"tags.`weights.md5` = '{md5(weights)}'", max_results=1)
     return runs[0] if runs else None
 
 
+def record_of(weights):
+    """A record that stands for the run that made these weights; or for a new run, if they came alone."""
+    return Record("weights.md5", {"weights.md5": md5(weights)}, status=FINISHED, end=now())
+
+
 def log_to_run_of(weights, *paths):
-    """Add files to the run that made these weights; or to a new run, if they came alone."""
-    checksum = md5(weights)
-    record = Record("weights.md5", {"weights.md5": checksum}, status=FINISHED, end=now())
-    hand_over(record, f"{checksum}-{paths[0].name}", [weights, *paths])
+    """Add files to the run that made these weights."""
+    record = record_of(weights)
+    hand_over(record, f"{record.tags[record.key]}-{paths[0].name}", [weights, *paths])

@@ -1,6 +1,7 @@
 """Checkouts to try things in, as a user would have them."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -72,6 +73,8 @@ def small_checkout(tmp_path_factory):
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, path / name)
     (path / "dvc.lock").unlink(missing_ok=True)
+    plays = path / "data/plays.txt"
+    plays.write_text(plays.read_text()[:100_000])  # scored in a second
     checkout = Checkout(path)
     checkout.set_params(**SMALL)
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
@@ -101,6 +104,12 @@ def finished_checkout(small_checkout, tmp_path_factory):
     checkout = Checkout(path)
     checkout.output = checkout.run("dvc", "repro").stdout
     return checkout
+
+
+def commands(heading):
+    """The blocks of commands that the README gives under a heading, as written."""
+    (section,) = re.findall(rf"^### {heading}\n(.*?)^##", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
 def mlflow_runs(checkout):

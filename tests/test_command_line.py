@@ -4,6 +4,7 @@ import shutil
 import signal
 
 import pytest
+from conftest import ROOT
 
 from baregpt.__main__ import train_from_scratch
 from baregpt.trainer import Training
@@ -41,6 +42,7 @@ def test_the_help_names_every_option(finished_checkout):
 
 def test_it_trains_first_when_there_are_no_weights(fresh, monkeypatch, capsys):
     monkeypatch.chdir(fresh.path)
+    shutil.copy(ROOT / "data/plays.txt", "data")  # all of it
     train_from_scratch(Training(steps=2))
     out = capsys.readouterr().out
     for line in ("Model configuration:", "- d_model:", "Total params: 1,641,533", "step 1, loss=4.", "step 2, loss="):

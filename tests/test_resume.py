@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import Checkout, mlflow_runs
 
-KILLS = int(os.environ.get("KILLS", "4"))
+KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
-LONG = {"train": {"steps": 300, "evaluation_interval": 30}, "checkpoint": {"interval": 20}}
+LONG = {"train": {"steps": 180, "evaluation_interval": 30}, "checkpoint": {"interval": 20}}
 STEPS = LONG["train"]["steps"]
 
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_training_is_not_used(long, change):
     out = long.stage("train").stdout
     assert "going on" not in out
     steps = [int(row["step"]) for row in csv.DictReader((long.path / "data/train_loss.csv").open())]
-    assert steps == list(range(1, 301))
+    assert steps == list(range(1, STEPS + 1))
     client, runs = mlflow_runs(long)
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
     assert_whole(client, runs[0], STEPS)

@@ -1,5 +1,6 @@
 """Sharing data and weights through remotes, and comparing many runs: each with the real thing."""
 
+import getpass
 import hashlib
 import json
 import re
@@ -9,57 +10,100 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Checkout, mlflow_runs
+import servers
+from conftest import Checkout, commands, mlflow_runs
 
-from baregpt import load_weights
-
-GIT = ("git", "-c", "user.name=Test", "-c", "user.email=test@example.org")
+SHARING = commands("Share weights and corpora")
 
 
-def clone(checkout, path):
-    subprocess.run(["git", "clone", "-q", checkout.path, path], check=True)
-    return Checkout(path)
+def script(checkout, *blocks, **placeholders):
+    """Run blocks of the README's commands, with what stands for something replaced by what is so here."""
+    text = "\n".join(blocks)
+    for placeholder, value in placeholders.items():
+        text = text.replace(placeholder, str(value))
+    return checkout.run("bash", "-euc", text)
+
+
+def clone(hub, path, environment):
+    subprocess.run(["git", "clone", "-q", hub, path], check=True)
+    colleague = Checkout(path)
+    colleague.environment |= environment
+    return colleague
 
 
 @pytest.fixture
-def shared(finished, tmp_path):
-    """A finished checkout whose results are committed and pushed to a remote, a folder, and that remote."""
-    remote = tmp_path / "remote"
-    finished.run("dvc", "remote", "add", "--default", "team", str(remote))
+def published(finished, tmp_path):
+    """A finished checkout, with a git repository `hub` to which it pushes, and a home of its own."""
+    hub, home = tmp_path / "hub.git", tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    identity = {"NAME": "Test", "EMAIL": "test@example.org"}
+    who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in identity.items()}
+    finished.environment |= who | {"HOME": str(home)}
+    finished.run("git", "init", "-q", "--bare", hub)
+    finished.run("git", "remote", "add", "origin", hub)
     finished.run("git", "add", "-A")
-    finished.run(*GIT, "commit", "-qm", "Results, and where they are")
-    finished.run("dvc", "push")
-    return finished, remote
+    finished.run("git", "commit", "-qm", "A small model, trained")
+    finished.run("git", "push", "-qu", "origin", "HEAD")
+    return finished, hub
 
 
-def test_a_colleague_pulls_and_repro_does_nothing(shared, tmp_path):
-    checkout, _ = shared
-    colleague = clone(checkout, tmp_path / "colleague")
-    colleague.run("dvc", "pull")
-    assert "Data and pipelines are up to date." in colleague.run("dvc", "repro").stdout
+@pytest.fixture(params=["folder", "ssh", "s3"])
+def remote(request, tmp_path):
+    """A kind of remote with its server: the README's block for it, what stands there for what, and the variables."""
+    block, place = SHARING[["folder", "ssh", "s3"].index(request.param)], tmp_path / "remote"
+    if request.param == "folder":
+        yield block, {"/srv/baregpt": place}, {}
+    elif request.param == "ssh":
+        (tmp_path / "server").mkdir()
+        with servers.ssh(tmp_path / "server", tmp_path / "home") as port:
+            yield block, {"me@storage:22": f"{getpass.getuser()}@127.0.0.1:{port}", "/srv/baregpt": place}, {}
+    else:
+        with servers.s3(tmp_path) as address:
+            login = {"AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": "secret"}
+            values = {f"{name}=...": f"{name}={value}" for name, value in login.items()}
+            yield block, {"https://storage.example.org": address} | values, login
+
+
+def same(there, here):
+    return there.read_bytes() == here.read_bytes()
+
+
+def test_what_one_pushes_another_pulls(remote, published, tmp_path):
+    """By the README's own commands, through each kind of remote."""
+    checkout, hub = published
+    add, placeholders, login = remote
+    commit_and_push, pull, tag, get = SHARING[3:]
+    script(checkout, add, commit_and_push, **placeholders)
+    home = {"HOME": checkout.environment["HOME"], **login}
+
+    colleague = clone(hub, tmp_path / "colleague", home)
+    assert "Data and pipelines are up to date." in script(colleague, pull).stdout
     for name in ("weights.pkl", "text.txt", "samples.txt", "attention.html"):
-        assert (colleague.path / "data" / name).read_bytes() == (checkout.path / "data" / name).read_bytes()
+        assert same(colleague.path / "data" / name, checkout.path / "data" / name)
 
-
-def test_weights_and_corpus_come_into_another_repository(shared, tmp_path):
-    checkout, _ = shared
-    for name in ("weights", "corpus"):
-        checkout.run(*GIT, "tag", "-a", f"{name}@v1.0.0", "-m", "The first that we share")
+    script(checkout, tag)
     elsewhere = Checkout(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
-    elsewhere.run("dvc", "get", str(checkout.path), "data/weights.pkl", "--out", "theirs.pkl")
-    elsewhere.run("dvc", "artifacts", "get", str(checkout.path), "corpus", "--out", "theirs.txt")
-    elsewhere.run("dvc", "artifacts", "get", str(checkout.path), "weights", "--out", "again.pkl")
-    assert load_weights(elsewhere.path / "theirs.pkl")[0].n_parameters
-    data = checkout.path / "data"
-    assert (elsewhere.path / "again.pkl").read_bytes() == (data / "weights.pkl").read_bytes()
-    assert (elsewhere.path / "theirs.txt").read_bytes() == (data / "text.txt").read_bytes()
+    elsewhere.environment |= home
+    script(elsewhere, get, **{"<address of this repository>": hub})
+    assert same(elsewhere.path / "weights.pkl", checkout.path / "data/weights.pkl")
+    assert same(elsewhere.path / "text.txt", checkout.path / "data/text.txt")
 
 
-def test_a_remote_that_is_gone_is_said_and_loses_nothing(shared, tmp_path):
-    checkout, remote = shared
-    shutil.rmtree(remote)
-    colleague = clone(checkout, tmp_path / "colleague")
+def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(published, tmp_path):
+    checkout, _ = published
+    with servers.ssh(tmp_path, tmp_path / "home") as port:
+        (tmp_path / "authorized_keys").write_text("")
+        checkout.run("dvc", "remote", "add", "--default", "team", f"ssh://127.0.0.1:{port}{tmp_path}/remote")
+        assert "authentication failures" in checkout.run("dvc", "push", code=255).stderr
+    assert not (tmp_path / "remote").exists()
+
+
+def test_a_remote_that_is_gone_is_said_and_loses_nothing(published, tmp_path):
+    checkout, hub = published
+    script(checkout, SHARING[0], SHARING[3], **{"/srv/baregpt": tmp_path / "remote"})
+    shutil.rmtree(tmp_path / "remote")
+    colleague = clone(hub, tmp_path / "colleague", {})
     assert "ERROR: failed to pull" in colleague.run("dvc", "pull", code=1).stderr
     checkout.run("dvc", "push")  # everything is in the cache here: the remote can be made anew
     colleague.run("dvc", "pull")

@@ -2,60 +2,12 @@
 
 import secrets
 import socket
-import subprocess
-import time
-import urllib.request
 from contextlib import closing
 
-import mlflow
 from conftest import mlflow_runs
+from servers import Tracking
 
 SECRET = secrets.token_hex(16)
-
-
-class Server:
-    """A real MLflow server on loopback."""
-
-    def __init__(self, checkout, folder):
-        with closing(socket.socket()) as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.checkout, self.folder = checkout, folder
-        self.address = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def start(self):
-        store, artifacts = f"sqlite:///{self.folder}/server.db", f"{self.folder}/artifacts"
-        command = ("mlflow", "server", "--backend-store-uri", store, "--artifacts-destination", artifacts)
-        command += ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1")
-        self.process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env=self.checkout.environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while True:
-            try:
-                return urllib.request.urlopen(f"{self.address}/health", timeout=5).read()
-            except OSError:
-                assert self.process.poll() is None
-                time.sleep(0.2)
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def runs(self):
-        client = mlflow.MlflowClient(self.address)
-        return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
 
 def steps_of(client, run, name="train_loss"):
@@ -70,7 +22,7 @@ def assert_one_warning(err):
 
 
 def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
-    server = Server(encoded, tmp_path)
+    server = Tracking(tmp_path, encoded.environment)
     encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace("//", f"//founder:{SECRET}@")
     for stage in ("train", "sample", "plot_attention"):
         assert_one_warning(encoded.stage(stage).stderr)
@@ -86,23 +38,23 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        made = {"weights.pkl", "vocab.json", "loss.png", "samples.txt", "attention.png", "attention.html"}
+        made = {"weights.pkl", "vocab.json", "loss.png", "model", "samples.txt", "attention.png", "attention.html"}
         assert artifacts == made
     assert not list(encoded.path.glob("data/undelivered/*/"))
 
 
 def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp_path):
     encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
-    with Server(encoded, tmp_path) as server:
+    server = Tracking(tmp_path, encoded.environment)
+    with server:
         encoded.environment["MLFLOW_TRACKING_URI"] = server.address
         process = encoded.start("python", "-m", "pipeline.train")
         while "step 60:" not in process.stdout.readline():
             assert process.poll() is None
-        server.stop()
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0
-        assert_one_warning(err)
-        server.start()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert_one_warning(err)
+    with server:
         client, (run,) = server.runs()
         assert 20 <= len(steps_of(client, run)) < 400
         assert encoded.stage("sample").stderr == ""
@@ -110,7 +62,7 @@ def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 401))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert artifacts == {"weights.pkl", "vocab.json", "loss.png", "samples.txt"}
+        assert artifacts == {"weights.pkl", "vocab.json", "loss.png", "model", "samples.txt"}
 
 
 def test_a_server_that_never_answers_does_not_hold_training_up(encoded):

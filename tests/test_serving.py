@@ -1,0 +1,178 @@
+"""The team's tracking server, the model registry, and the model behind a server, each by the README's own commands."""
+
+import json
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import mlflow
+import pytest
+import servers
+from conftest import Checkout, commands, copy_of, mlflow_runs
+
+from baregpt import generate, load_weights
+
+ASK = {"inputs": {"prompt": ["KING:", "\n"]}, "params": {"length": 40, "temperature": 0.9, "top_k": 5, "seed": 3}}
+
+
+def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
+    """PostgreSQL behind it; artifacts pass through it."""
+    on_the_server, elsewhere = commands("A tracking server for a team")
+    createdb, store, server = on_the_server.splitlines()
+    (options,) = re.findall("--allowed-hosts tracking:5000", server)
+    with servers.postgres() as database:
+        encoded.environment |= database
+        encoded.run(*createdb.split())
+        name, uri = store.removeprefix("export ").split("=", 1)
+        login = "{PGUSER}:{PGPASSWORD}@{PGHOST}:{PGPORT}".format(**database)
+        uri = uri.replace("user:password@localhost:5432", login)
+        tracking = servers.Tracking(tmp_path, encoded.environment | {name: uri})
+        tracking.options = options.replace("tracking:5000", f"127.0.0.1:{tracking.port}").split()
+        with tracking:
+            export, repro = elsewhere.splitlines()
+            encoded.environment["MLFLOW_TRACKING_URI"] = tracking.address
+            assert export == "export MLFLOW_TRACKING_URI=http://tracking:5000"
+            clones = [encoded, Checkout(shutil.copytree(encoded.path, tmp_path / "another"))]
+            clones[1].environment = encoded.environment
+            clones[1].set_params(train={"seed": 2})
+            at_work = [clone.start(*repro.split()) for clone in clones]
+            for process in at_work:
+                out, err = process.communicate(timeout=200)
+                assert process.returncode == 0, out + err
+            client, runs = tracking.runs()
+            assert {run.data.params["train.seed"] for run in runs} == {"1", "2"}
+            for run in runs:
+                assert run.info.status == "FINISHED"
+                assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == [*range(1, 21)]
+                assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+                of = clones[run.data.params["train.seed"] == "2"].path / "data"
+                for name in ("weights.pkl", "samples.txt", "attention.html"):
+                    theirs = client.download_artifacts(run.info.run_id, name, tmp_path)
+                    assert Path(theirs).read_bytes() == (of / name).read_bytes()
+            assert len(list((tmp_path / "artifacts").rglob("samples.txt"))) == 2
+            request = urllib.request.Request(f"{tracking.address}/", headers={"Host": "elsewhere.example.org"})
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(request)
+            assert "baregpt version 1 has these weights" in encoded.stage("register").stdout
+    for clone in clones:
+        assert not (clone.path / "mlruns").exists()
+
+
+@pytest.fixture(scope="module")
+def registered(finished_checkout, tmp_path_factory):
+    """A finished checkout whose weights are in its model registry. Not to be changed."""
+    checkout = copy_of(finished_checkout, tmp_path_factory.mktemp("registered"))
+    checkout.output = checkout.stage("register").stdout
+    return checkout
+
+
+def expected(checkout):
+    model, vocab = load_weights(checkout.path / "data/weights.pkl")
+    return ["".join(generate(model, vocab, prompt, 40, 0.9, 5, 3)) for prompt in ASK["inputs"]["prompt"]]
+
+
+def test_register_ties_a_version_to_the_weights(registered):
+    client, (run,) = mlflow_runs(registered)
+    (version,) = client.search_model_versions("name = 'baregpt'")
+    metrics = json.loads((registered.path / "data/metrics.json").read_text())
+    assert version.tags == {
+        "weights.md5": run.data.tags["weights.md5"],
+        "validation_loss": str(metrics["validation_loss"]),
+    }
+    assert version.run_id == run.info.run_id
+    checksum, loss = version.tags.values()
+    assert registered.output == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
+    assert registered.stage("register").stdout == f"baregpt version 1 already has these weights, md5 {checksum}\n"
+    assert len(client.search_model_versions("name = 'baregpt'")) == 1
+
+
+def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
+    checkout = copy_of(registered, tmp_path)
+    (checkout.path / "mlflow.db").unlink()
+    assert checkout.stage("register").stdout.startswith("baregpt version 1 has these weights: md5 ")
+    client, (run,) = mlflow_runs(checkout)
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl", "model"}
+
+
+def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
+    finished.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    err = finished.stage("register", code=1).stderr
+    assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
+    assert err.count("\n") == 1
+    (finished.path / "data/weights.pkl").unlink()
+    assert finished.stage("register", code=1).stderr == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
+
+
+def test_the_model_answers_over_http(registered, tmp_path):
+    serve, ask = commands("Register and serve")[1:]
+    export, serve = serve.splitlines()
+    checkout, port = copy_of(registered, tmp_path), servers.free_port()
+    name, uri = export.split("#")[0].removeprefix("export ").strip().split("=", 1)
+    environment = checkout.environment | {name: uri}
+    command = serve.replace("5001", str(port)).split()
+    options = {"cwd": checkout.path, "env": environment}
+    with servers.running(
+        command, lambda: servers.fetch(f"http://127.0.0.1:{port}/ping") is not None, tmp_path / "log", **options
+    ):
+        ask = ask.replace("5001", str(port))
+        (text,) = json.loads(checkout.run("bash", "-euc", ask).stdout)["predictions"]
+        assert len(text) == 100
+
+        def invoke(question):
+            headers = {"Content-Type": "application/json"}
+            address = f"http://127.0.0.1:{port}/invocations"
+            request = urllib.request.Request(address, json.dumps(question).encode(), headers)
+            return json.load(urllib.request.urlopen(request))
+
+        assert invoke(ASK) == {"predictions": expected(registered)}
+        assert len(invoke({"inputs": {"prompt": ["K"]}})["predictions"][0]) == 512
+        wrong = {
+            "character '@' at position 0 is not in the vocabulary": {"inputs": {"prompt": ["@"]}},
+            "the prompt is empty": {"inputs": {"prompt": [""]}},
+            "top_k is -1": {"inputs": {"prompt": ["K"]}, "params": {"top_k": -1}},
+            "'length'": {"inputs": {"prompt": ["K"]}, "params": {"length": "long"}},
+        }
+        for message, question in wrong.items():
+            with pytest.raises(urllib.error.HTTPError) as error:
+                invoke(question)
+            answer = error.value.read().decode()
+            assert error.value.code == 400
+            assert message in answer
+            assert str(checkout.path) not in answer
+
+
+def test_the_model_loads_in_python_and_unpickles_through_our_loader_alone(registered, tmp_path):
+    """In an empty folder, where nothing of the project is but what MLflow keeps."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(import mlflow\n.*?)```", readme, re.DOTALL)
+    program = f"""
+import pickle, sys
+def refuse(*_, **__):
+    raise AssertionError("something was unpickled")
+pickle.load = pickle.loads = refuse
+{snippet}
+assert len(text) == 100
+print(model.predict([{{"prompt": prompt}} for prompt in {ASK["inputs"]["prompt"]!r}], params={ASK["params"]!r}))
+import baregpt
+print(baregpt.__file__)
+"""
+    elsewhere = Checkout(tmp_path)
+    elsewhere.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{registered.path}/mlflow.db"
+    texts, where = elsewhere.run("python", "-c", program).stdout.splitlines()
+    assert texts == repr(expected(registered))
+    assert "artifacts/model/code/baregpt" in where
+    files = [path for path in registered.path.glob("mlruns/*/artifacts/model/**/*") if path.is_file()]
+    assert [path.name for path in files if path.suffix in (".pkl", ".pickle")] == ["weights.pkl"]
+
+
+def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
+    """Weights that were changed where MLflow keeps them."""
+    client, (run,) = mlflow_runs(registered)
+    model = Path(client.download_artifacts(run.info.run_id, "model", tmp_path))
+    (model / "data/weights.pkl").write_bytes(b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR.")
+    with pytest.raises(ValueError, match="not a sound BareGPT weights file"):
+        mlflow.pyfunc.load_model(str(model))
+    assert not (tmp_path / "harm").exists()
