@@ -8,7 +8,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup repro best test torture ui sample shakespeare bench lint clean
+.PHONY: help setup repro best test torture ui sample shakespeare bench lint clean notebook register
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
@@ -16,6 +16,7 @@ help:
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make ui           look at the runs in the MLflow UI"
 	@echo "make register     put the trained weights into MLflow's model registry"
+	@echo "make notebook     run the notebook from top to bottom, and keep what it shows"
 	@echo "make test         run the tests"
 	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
 	@echo "make lint         check style and types"
@@ -57,6 +58,10 @@ register: setup
 
 sample: setup
 	@$(BIN)/python -m baregpt
+
+notebook: setup
+	@cd notebooks && ../$(BIN)/python -c 'import nbclient, nbformat; name = "inference_inspect.ipynb"; \
+		notebook = nbclient.execute(nbformat.read(name, 4), record_timing=False); nbformat.write(notebook, name)'
 
 shakespeare: setup
 	@$(BIN)/dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \

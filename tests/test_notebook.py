@@ -1,5 +1,6 @@
 """The notebook runs from top to bottom, and is stored with what it then shows."""
 
+import copy
 import shutil
 
 import nbformat
@@ -25,20 +26,14 @@ def outputs(notebook):
     return kinds
 
 
-@pytest.mark.parametrize("weights", ["the included weights", "weights of another model"])
-def test_it_runs_from_top_to_bottom(stored, finished_checkout, tmp_path, weights):
-    shutil.copytree(ROOT / "baregpt", tmp_path / "baregpt")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "notebooks").mkdir()
-    source = (finished_checkout.path if "another" in weights else ROOT) / "data"
-    name = "weights.pkl" if "another" in weights else "pretrained.pkl"
-    notebook = nbformat.from_dict(stored)
+def test_it_runs_from_top_to_bottom(stored, tmp_path):
+    for name in ("baregpt", "data", "notebooks"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "data/pretrained.pkl", tmp_path / "data")
+    notebook = copy.deepcopy(stored)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            if "another" in weights:  # whose context is short
-                cell.source = cell.source.replace("hours seem long.", "").replace("Is the day so young? Ay me, ", "")
             cell.outputs, cell.execution_count = [], None
-    shutil.copy(source / name, tmp_path / "data")
     NotebookClient(notebook, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
     assert outputs(notebook) == outputs(stored)
 
