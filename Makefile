@@ -50,7 +50,7 @@ torture: setup
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py
 
 ui: setup
-	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT) (Ctrl-C stops it)"
+	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 register: setup

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
 SMALL = {  # trains in a second or two
@@ -122,6 +123,12 @@ def copy_of(checkout, tmp_path):
     return Checkout(shutil.copytree(checkout.path, tmp_path / "checkout"))
 
 
+def lend_environment(checkout):
+    """Have make use this environment, rather than set up another."""
+    (checkout.path / ".venv").symlink_to(sys.prefix)
+    (checkout.path / ".venv/.installed").touch()
+
+
 @pytest.fixture
 def fresh(small_checkout, tmp_path):
     """A copy of the small checkout, before anything was run."""
@@ -138,3 +145,14 @@ def encoded(encoded_checkout, tmp_path):
 def finished(finished_checkout, tmp_path):
     """A copy of the small checkout after `dvc repro`."""
     return copy_of(finished_checkout, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium")
+    assert chromium, "these tests need Chromium: `apt-get install chromium` on Debian"
+    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        yield browser
+        browser.close()

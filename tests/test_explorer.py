@@ -1,27 +1,13 @@
 """The attention explorer in a real browser."""
 
-import shutil
-
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 from baregpt import GPT, Config, Vocab
 from baregpt.layers import softmax
 from pipeline.plot_attention import write_explorer
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "these tests need Chromium: `apt-get install chromium` on Debian"
-    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
-        yield browser
-        browser.close()
 
 
 def model_of(text, **config):

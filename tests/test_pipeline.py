@@ -7,14 +7,13 @@ import hashlib
 import http.server
 import json
 import signal
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL, mlflow_runs
+from conftest import ROOT, SMALL, lend_environment, mlflow_runs
 
 from baregpt import load_weights
 from baregpt.trainer import evaluate
@@ -324,12 +323,6 @@ def web_server(tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-def lend_environment(checkout):
-    """Have make use this environment, rather than set up another."""
-    (checkout.path / ".venv").symlink_to(sys.prefix)
-    (checkout.path / ".venv/.installed").touch()
 
 
 def test_make_repro_checks_first_and_then_repeats_nothing(finished):
