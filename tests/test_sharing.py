@@ -111,9 +111,10 @@ def test_a_remote_that_is_gone_is_said_and_loses_nothing(published, tmp_path):
 
 def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     """Two run at once in copies of the checkout: neither may lose or mix anything."""
-    sweep = ("dvc", "exp", "run", "--queue", "--name", "rates", "-S", "train.learning_rate=0.002,0.008")
-    assert finished.run(*sweep).stdout.count("Queued experiment 'rates-") == 2
-    finished.run("dvc", "queue", "start", "--jobs", "2")
+    smaller = {"=500": "=20", "0.002,0.005,0.01": "0.002,0.008", "--jobs 1": "--jobs 2", "rates-3": "rates-2"}
+    queue, start, *compare = commands("Experiments")[1].splitlines()
+    assert script(finished, queue, **smaller).stdout.count("Queued experiment 'rates-") == 2
+    script(finished, start, **smaller)
     while re.search("Queued|Running", status := finished.run("dvc", "queue", "status").stdout.split("Worker")[0]):
         time.sleep(1)
     assert status.count("Success") == 2, status
@@ -140,8 +141,7 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     table = json.loads(finished.run("dvc", "exp", "show", "--json").stdout)
     shown = {e["name"] for base in table for e in base["experiments"] or []}
     assert {"rates-1", "rates-2"} <= shown
-    finished.run("dvc", "plots", "diff", "rates-1", "rates-2")
-    finished.run("dvc", "exp", "apply", "rates-2")
+    script(finished, *compare, **smaller)
     assert "0.008" in (finished.path / "params.yaml").read_text()
 
 
