@@ -130,15 +130,6 @@ def test_metrics_plots_and_graph_show_the_results(finished):
     assert arrows == links
 
 
-def test_experiments_run_and_show(finished):
-    out = finished.run("dvc", "exp", "run", "--name", "shorter", "-S", "train.steps=12").stdout
-    assert stages_run(out) == ["train", "sample", "plot_attention"]
-    rows = list(csv.DictReader(finished.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
-    assert [row["train.steps"] for row in rows if row["Experiment"] == "shorter"] == ["12"]
-    _, runs = mlflow_runs(finished)
-    assert {run.data.params["train.steps"] for run in runs} == {"12", "20"}
-
-
 def test_the_run_in_mlflow_has_everything(finished_checkout):
     client, runs = mlflow_runs(finished_checkout)
     assert len(runs) == 1
@@ -294,6 +285,10 @@ def test_make_best_runs_the_recipe_as_an_experiment(finished):
     assert params["train"]["muon_learning_rate"] == 0.02
     assert params["model"]["rotary"] is True
     assert load_weights(finished.path / "data/weights.pkl")[0].config.rotary
+    rows = list(csv.DictReader(finished.run("dvc", "exp", "show", "--csv").stdout.splitlines()))
+    assert "4" in [row["train.steps"] for row in rows if row["Experiment"]]
+    _, runs = mlflow_runs(finished)
+    assert {run.data.params["train.steps"] for run in runs} == {"4", "20"}
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r"])
@@ -302,15 +297,6 @@ def test_line_ends_do_not_matter(fresh, encoded_checkout, ending):
     corpus.write_bytes(corpus.read_bytes().replace(b"\n", ending.encode()))
     fresh.stage("prepare")
     assert md5(fresh.path / "data/text.txt") == md5(encoded_checkout.path / "data/text.txt")
-
-
-def test_any_unicode_text_can_be_learned(fresh):
-    text = "Ünïcödé 🎭 e\u0301 Ω\u2028 данные 文字.\n" * 100
-    (fresh.path / "data/mine.txt").write_text("\ufeff" + text, encoding="utf-8")
-    fresh.set_params(corpus={"path": "data/mine.txt"}, sample={"prompt": "🎭"}, plot_attention={"prompt": "文字"})
-    fresh.run("dvc", "repro")
-    assert (fresh.path / "data/text.txt").read_text(encoding="utf-8") == text
-    assert "🎭" in (fresh.path / "data/samples.txt").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -24,15 +24,17 @@ def assert_one_warning(err):
 def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     server = Tracking(tmp_path, encoded.environment)
     encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace("//", f"//founder:{SECRET}@")
-    for stage in ("train", "sample", "plot_attention"):
-        assert_one_warning(encoded.stage(stage).stderr)
+    encoded.environment["AWS_SECRET_ACCESS_KEY"] = SECRET
+    stages = [encoded.stage(stage) for stage in ("train", "sample", "plot_attention")]
+    for process in stages:
+        assert_one_warning(process.stderr)
     assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
     err = encoded.stage("deliver", code=1).stderr
     assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
     with server:
         delivered = encoded.stage("deliver")
         assert delivered.stdout == "delivered 3 records\n"
-        assert_secret([delivered], encoded.path, tmp_path)
+        assert_secret([*stages, delivered], encoded.path, tmp_path)
         assert encoded.stage("deliver").stdout == "nothing waits to be delivered\n"
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
@@ -97,12 +99,6 @@ def assert_secret(printed, *folders):
     assert not any(SECRET in process.stdout + process.stderr for process in printed)
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
-
-
-def test_credentials_never_show_when_the_server_is_down(encoded):
-    encoded.environment["MLFLOW_TRACKING_URI"] = f"http://founder:{SECRET}@127.0.0.1:9"
-    encoded.environment["AWS_SECRET_ACCESS_KEY"] = SECRET
-    assert_secret([encoded.stage("train"), encoded.stage("sample")], encoded.path)
 
 
 def test_an_error_that_quotes_a_secret_is_cleaned(monkeypatch):
