@@ -1,10 +1,8 @@
 """Training: random windows of the text, in shards on threads, and evaluation."""
 
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -60,7 +58,7 @@ def sum_tree(arrays):
     return sum_tree(arrays[:half]) + sum_tree(arrays[half:]) if half else arrays[0]
 
 
-def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0):
+def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0, share=None):
     """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character, validation_loss
@@ -68,6 +66,10 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     last bit, whatever the number of threads (by default as many as BLAS would use, so OMP_NUM_THREADS holds). Between
     steps, model and optimizer are all that there is to know: with both as they were after `taken` steps, training
     goes on as if it had never stopped. ValueError if a split has no room for a window, or if training diverges.
+
+    share: how several processes train one model together. Given the map over this one's threads, it returns a map that
+    shares its work out among all of them, so that the sum of its results, or the list if they are numbers, is the same
+    for each.
     """
     shorter, length = min(len(train_ids), len(validation_ids)), model.config.block_size
     if shorter <= length:
@@ -78,24 +80,27 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     gradient = np.empty_like(model.flat)
     views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
 
+    rates = [settings.dropout] * settings.shards
+
     def sum_shards(name):
         np.divide(sum_tree([shard[name] for shard in shard_gradients]), settings.shards, out=views[name])
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
     with blas.limit(limits=1), ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",)) as pool:
+        everywhere = share(pool.map) if share else pool.map
         for step in range(taken + 1, settings.steps + 1):
             batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
             shards = [np.split(part, settings.shards) for part in batch]
             seeds = [(settings.seed, step, shard) for shard in range(1, settings.shards + 1)]
-            losses, shard_gradients = zip(*pool.map(model.loss_and_gradients, *shards, repeat(settings.dropout), seeds))
+            losses, shard_gradients = zip(*everywhere(model.loss_and_gradients, *shards, rates, seeds))
             list(pool.map(sum_shards, views))
             learning_rate = schedule(step, settings) * settings.learning_rate
-            norm = math.sqrt(np.dot(gradient, gradient))
-            if not math.isfinite(norm + sum(losses)):
+            norm = float(np.sqrt(np.dot(gradient, gradient), dtype=np.float64))
+            if not np.isfinite(norm + sum(losses)):
                 state = f"loss {np.mean(losses):.4g}, gradient norm {norm:.4g}, learning rate {learning_rate:.4g}"
                 raise ValueError(f"training diverged at step {step} ({state}): lower the learning rate")
             gradient *= min(1, settings.clip_norm / (norm + 1e-6))
             optimizer.update(views, step, pool.map)
             due = step % settings.evaluation_interval == 0 or step == settings.steps
-            validation_loss = evaluate(model, validation_ids, settings.evaluation_windows, pool.map) if due else None
+            validation_loss = evaluate(model, validation_ids, settings.evaluation_windows, everywhere) if due else None
             yield step, float(np.mean(losses)), validation_loss, learning_rate, norm

@@ -65,6 +65,7 @@ class Train(Section):
     evaluation_interval: PositiveInt
     evaluation_windows: PositiveInt
     seed: NonNegative
+    launcher: str
 
     @model_validator(mode="after")
     def _shards_are_equal(self):

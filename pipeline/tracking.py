@@ -289,7 +289,10 @@ def log_model(client, run_id, weights):
     import pandas  # which MLflow brings
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.utils import environment
 
+    # It would go through all packages here, for two seconds, to warn if these versions are not those here.
+    environment.warn_dependency_requirement_mismatches = lambda requirements: None
     defaults = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}
     types = {int: "long", float: "double"}
     params = ParamSchema([ParamSpec(name, types[type(value)], value) for name, value in defaults.items()])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from baregpt.optimizer import Optimizer
 from baregpt.trainer import Training, evaluate, train
 from baregpt.vocab import Vocab
 from baregpt.weights import save_weights
-from pipeline import tracking
+from pipeline import ranks, tracking
 from pipeline.checkpoint import fingerprint, load_checkpoint, save_checkpoint, warn_of_damage
 from pipeline.params import load_params
 from pipeline.stage import (
@@ -124,38 +125,60 @@ def read_text():
 
 
 def main():
+    if launcher := load_params().train.launcher:
+        ranks.launch(launcher)
+    else:
+        train_alone_or_first()
+
+
+def train_as_rank(group):
+    """What each process does that a launcher has started: all of it, or all but what concerns files and MLflow."""
+    if group.rank == 0:
+        train_alone_or_first(group)
+    else:
+        train_here(group)
+
+
+def train_alone_or_first(group=None):
     try:
         with FileLock(DATA / "training.lock", timeout=0):
             for path in (CHECKPOINT, WEIGHTS, METRICS, TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE):
                 for left in DATA.glob(f"{path.name}.*.tmp"):  # by a training that was killed while it wrote
                     left.unlink()
-            train_here()
+            train_here(group)
     except Timeout:
         raise ValueError(f"another training is at work in this checkout: wait for it ({DATA}/training.lock)") from None
 
 
-def train_here():
+def train_here(group):
+    """Train, as one of a group of ranks or, with None, alone."""
     keep_freed_memory()
     params = load_params()
+    first = group is None or group.rank == 0
     vocab, corpus, train_ids, validation_ids = read_text()
-    settings = Training(**params.train.model_dump())
+    settings = Training(**params.train.model_dump(exclude={"launcher"}))
     model = GPT(Config(len(vocab), **params.model.model_dump()), settings.seed)
     optimizer = Optimizer(model.parameters, settings)
     arrays = arrays_of(model, optimizer, model.flat.copy())
     characters = settings.batch_size * model.config.block_size  # seen in each step
-    print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters")
-
     identity = fingerprint([asdict(settings), asdict(model.config)], [VOCAB, TRAIN_IDS, VALIDATION_IDS])
-    progress, record = resume(identity, arrays) or (
-        Progress(),
-        tracking.training_record(params.model_dump(), corpus["md5"], parameter_counts(model)),
-    )
+    if first:
+        shared = f", on {group.count} ranks" if group else ""
+        print(f"{model.n_parameters:,} parameters, {settings.steps:,} steps of {characters:,} characters{shared}")
+        progress, record = resume(identity, arrays) or (
+            Progress(),
+            tracking.training_record(params.model_dump(), corpus["md5"], parameter_counts(model)),
+        )
+    if group:
+        progress, record = group.start(settings.shards, identity, (progress, record) if first else None, arrays)
     delivery = tracking.Delivery(record)
     taken = len(progress.train_curve)
-    steps = train(model, train_ids, validation_ids, settings, optimizer=optimizer, taken=taken)
+    share = group and group.share
+    steps = train(model, train_ids, validation_ids, settings, optimizer=optimizer, taken=taken, share=share)
     start = time.perf_counter()
     try:
-        with tqdm(initial=taken, total=settings.steps, unit="step", disable=None) as bar:  # quiet if not a terminal
+        # quiet if not a terminal
+        with tqdm(initial=taken, total=settings.steps, unit="step", disable=None if first else True) as bar:
             for step, train_loss, validation_loss, learning_rate, norm in steps:
                 progress.train_curve.append(train_loss)
                 record.log(
@@ -176,32 +199,41 @@ def train_here():
                         arrays["best"][:] = model.flat
                     progress.validation_curve.append([step, validation_loss])
                     bar.clear()
-                    print(
-                        f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}", flush=True
-                    )
+                    if first:
+                        losses = f"train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
+                        print(f"step {step}: {losses}", flush=True)
                 bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
                 bar.update()
-                if checkpoint_due:
+                if checkpoint_due and first:
                     state = {"fingerprint": identity, "progress": vars(progress), "record": vars(record)}
                     save_checkpoint(state, arrays)
                     delivery.keep_up()
+                if checkpoint_due and group:
+                    group.wait_for_first()
 
         model.flat[:] = arrays["best"]
-        finish(model, vocab, validation_ids, corpus, settings, progress, record)
+        with threadpool_limits(1), ThreadPoolExecutor() as pool:  # BLAS's number of threads would move the last bits
+            everywhere = group.share(pool.map) if group else pool.map
+            loss = evaluate(model, validation_ids, parallel_map=everywhere)
+        if first:
+            finish(model, vocab, loss, corpus, settings, progress, record)
+        if group:
+            group.wait_for_first()
     except BaseException as error:
-        if progress.train_curve:  # else it never began
+        if first and progress.train_curve:  # else it never began
             record.status = tracking.KILLED if isinstance(error, KeyboardInterrupt) else tracking.FAILED
             record.end = tracking.now()
             tracking.hand_over(record, record.tags["training"])
+        elif not first and isinstance(error, ValueError):  # all diverge together: the first says so, and ends the rest
+            time.sleep(ranks.PATIENCE_WITH_FIRST)
         raise
-    CHECKPOINT.unlink(missing_ok=True)
+    if first:
+        CHECKPOINT.unlink(missing_ok=True)
 
 
-def finish(model, vocab, validation_ids, corpus, settings, progress, record):
-    """Score the best weights, write everything that training makes, and hand it over to MLflow."""
+def finish(model, vocab, validation_loss, corpus, settings, progress, record):
+    """Write everything that training makes, and hand it over to MLflow."""
     best_step, characters = progress.best_step, settings.batch_size * model.config.block_size
-    with threadpool_limits(1), ThreadPoolExecutor() as pool:  # BLAS's number of threads would move the last bits
-        validation_loss = evaluate(model, validation_ids, parallel_map=pool.map)
     before = progress.train_curve[max(0, best_step - settings.evaluation_interval) : best_step]
     metrics = {
         "train_loss": round(float(np.mean(before)), 6),  # over the evaluation interval before the best step
@@ -225,4 +257,7 @@ def finish(model, vocab, validation_ids, corpus, settings, progress, record):
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    if ranks.AS_RANK in sys.argv:
+        ranks.run_rank(train_as_rank)
+    else:
+        run_stage(main)

@@ -1,9 +1,11 @@
 """Checkouts to try things in, as a user would have them."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +122,15 @@ def mlflow_runs(checkout):
 
 
 def copy_of(checkout, tmp_path):
-    return Checkout(shutil.copytree(checkout.path, tmp_path / "checkout"))
+    """A copy of a checkout. Its MLflow store, which knows absolute paths, gets those of the copy."""
+    copy = Checkout(shutil.copytree(checkout.path, tmp_path / "checkout"))
+    if (copy.path / "mlflow.db").exists():
+        with contextlib.closing(sqlite3.connect(copy.path / "mlflow.db")) as store, store:
+            for column in ("experiments.artifact_location", "runs.artifact_uri", "model_versions.source"):
+                table, name = column.split(".")
+                paths = str(checkout.path), str(copy.path)
+                store.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", paths)
+    return copy
 
 
 def lend_environment(checkout):

@@ -1,0 +1,198 @@
+"""Training on many processes, MPI's ranks: each holds the model, and takes its part of every batch.
+
+`train.launcher` in params.yaml is the command that starts them. Without one nothing here is used, and MPI not imported.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from baregpt.model import named_views
+from baregpt.trainer import sum_tree
+from pipeline.stage import run
+
+AS_RANK = "--rank"  # what tells a process that it was launched
+PATIENCE = 10  # seconds that a rank waits for another, beyond five times what its own work took
+PATIENCE_WITH_FIRST = 120  # seconds that others wait while the first writes a checkpoint and talks to MLflow
+NOISE = re.compile(r"[=-]{5,}|prterun|\[\S+:\d+\]|Abort\(|application called MPI_Abort")  # what launchers say of an end
+
+
+class Ranks:
+    """This process, `rank`, among the `count` that share a training out."""
+
+    def __init__(self):
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"train.launcher needs mpi4py and MPI ({reason}): `pip install .[mpi]`") from None
+        self.mpi, self.comm = MPI, MPI.COMM_WORLD
+        self.rank, self.count, self.host = self.comm.rank, self.comm.size, platform.node()
+        self.met = time.monotonic()
+
+    def start(self, shards, identity, begun, arrays):
+        """What the first rank has `begun`, after it has put the same numbers into everybody's arrays.
+
+        ValueError if the shards cannot be shared out, or if ranks differ in params, text or code.
+        """
+        if self.count & (self.count - 1) or shards % self.count:
+            powers = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
+            raise ValueError(f"train.launcher starts {self.count} ranks: {shards} shards need {' or '.join(powers)}")
+        for rank, (host, theirs) in enumerate(self.comm.allgather((self.host, identity))):
+            if theirs != identity:
+                raise ValueError(f"rank {rank}, on {host}, has other params, text, code or NumPy than {self.host}")
+        begun = self.comm.bcast(begun)
+        for array in arrays.values():
+            self.comm.Bcast(array)
+        self.met = time.monotonic()
+        return begun
+
+    def total(self, array, patience=PATIENCE):
+        """Add up, in place, what all ranks have in an array: along a binary tree, so the same bits on each of them.
+
+        At level k each rank trades with the one that differs from it in bit k.
+        """
+        theirs = np.empty_like(array)
+        now = time.monotonic()
+        deadline = now + patience + 5 * (now - self.met)
+        for k in range(self.count.bit_length() - 1):
+            other = self.rank ^ (1 << k)
+            trade = [self.comm.Irecv(theirs, other), self.comm.Isend(array, other)]
+            while not self.mpi.Request.Testall(trade):
+                time.sleep(0)
+                if time.monotonic() > deadline:
+                    waited = time.monotonic() - now
+                    self.end(
+                        f"error: rank {other} has not answered rank {self.rank}, on {self.host}, for {waited:.0f} s"
+                    )
+            array += theirs
+        self.met = time.monotonic()
+        return array
+
+    def wait_for_first(self):
+        """Go on together, however long the first rank was busy with files and MLflow."""
+        self.total(np.zeros(1), PATIENCE_WITH_FIRST)
+
+    def share(self, local_map):
+        """A map over all ranks: each works on one stretch of the items, with the map over its own threads.
+
+        Of numbers all are returned; of gradients their sum, along the same tree as if one rank had made them all.
+        """
+
+        def everywhere(function, *items):
+            count = len(items[0])
+            mine = slice(count * self.rank // self.count, count * (self.rank + 1) // self.count)
+            results = list(local_map(function, *(item[mine] for item in items)))
+            with_gradients = bool(results) and isinstance(results[0], tuple)
+            numbers = np.zeros(count)  # those of the others stay zero, so that the total is what each has found
+            numbers[mine] = [result[0] for result in results] if with_gradients else results
+            numbers = self.total(numbers).tolist()
+            if not with_gradients:
+                return numbers
+            gradients = [gradient for _, gradient in results]
+            shapes = {name: array.shape for name, array in gradients[0].items()}
+            flat = np.empty(sum(array.size for array in gradients[0].values()), next(iter(gradients[0].values())).dtype)
+            views = named_views(flat, shapes)
+
+            def sum_mine(name):
+                views[name][...] = sum_tree([gradient[name] for gradient in gradients])
+
+            list(local_map(sum_mine, views))
+            self.total(flat)
+            return list(zip(numbers, [views] + [dict.fromkeys(views, flat.dtype.type(0))] * (count - 1)))
+
+        return everywhere
+
+    def end(self, message):
+        """End all ranks, with a message to the person who started them."""
+        sys.stdout.write(f"{message}\n")  # at once, whole
+        sys.stdout.flush()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)  # seconds until this ends all the same, should the launcher be out of reach
+        self.comm.Abort(1)
+
+
+def run_rank(stage):
+    """Run a stage as one rank: an error of any ends all."""
+    ranks = None
+
+    def with_ranks():
+        nonlocal ranks
+        ranks = Ranks()
+        stage(ranks)
+
+    try:
+        run(with_ranks)
+    except SystemExit as end:
+        if ranks and end.code:
+            ranks.end(end.code if isinstance(end.code, str) else f"rank {ranks.rank} was stopped")
+        raise
+
+
+def follow_this_process():
+    """Have Linux end the launcher with the process that waits for it, however that ends."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def end_all(launcher):
+    """End a launcher, and what it has started on this machine: with itself if possible, else each by force."""
+    if launcher.poll() is None:
+        launcher.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(5)
+    launcher.kill()
+    launcher.wait()
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    while children.exists() and (orphans := children.read_text().split()):
+        for orphan in map(int, orphans):
+            os.kill(orphan, signal.SIGKILL)
+            os.waitpid(orphan, 0)
+
+
+def launch(launcher):
+    """Run this program on ranks, and print what the first of them says. ValueError, in one line, if they fail."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the launcher leaves behind comes to this process
+    command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], AS_RANK]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=follow_this_process,
+        )
+    except OSError as error:
+        raise ValueError(f"params.yaml: train.launcher: cannot run {command[0]}: {error.strerror}") from None
+    failure: str | None = None
+    ending = False
+    try:
+        for line in process.stdout or ():
+            if line.startswith("error: "):
+                failure = line.removeprefix("error: ").strip()
+            if failure:
+                break
+            ending = ending or NOISE.match(line) is not None
+            if not ending:
+                print(line, end="", flush=True)
+        process.wait(10 if failure else None)
+    except subprocess.TimeoutExpired:
+        pass  # the launcher waits for what it cannot reach
+    finally:
+        end_all(process)
+    if process.returncode or failure:
+        died = f"a rank died, or `{launcher}` failed, with exit code {process.returncode}"
+        raise ValueError(failure or f"{died}: run again to go on from the last checkpoint")

@@ -1,0 +1,282 @@
+"""Training on several ranks: the same bytes as on one, and an end with one clear line whatever happens to a rank."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import servers
+from conftest import Checkout, mlflow_runs
+
+RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
+MANY = {"train": {"steps": 60, "evaluation_interval": 10, "shards": 4, "dropout": 0.1}, "checkpoint": {"interval": 10}}
+ENDLESS = {"train": {"steps": 1_000_000, "evaluation_interval": 10, "shards": 4}, "checkpoint": {"interval": 10}}
+
+
+def results(checkout):
+    return {name: (checkout.path / "data" / name).read_bytes() for name in RESULTS}
+
+
+def train(checkout, launcher, code=0):
+    checkout.set_params(train={"launcher": launcher})
+    return checkout.stage("train", code=code)
+
+
+@pytest.fixture(scope="module")
+def alone(encoded_checkout, tmp_path_factory):
+    """A checkout after a training without a launcher. Not to be changed."""
+    checkout = Checkout(shutil.copytree(encoded_checkout.path, tmp_path_factory.mktemp("alone") / "checkout"))
+    checkout.set_params(**MANY)
+    checkout.stage("train")
+    return checkout
+
+
+def processes(path):
+    """The ids of all processes that work in a folder."""
+    ids = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.readlink(process / "cwd") == str(path):
+                ids.append(int(process.name))
+        except OSError:  # it has just ended, or is not ours
+            continue
+    return ids
+
+
+def ranks_of(checkout):
+    """Process ids of the ranks, in the order in which they were started."""
+    ids = [i for i in processes(checkout.path) if b"--rank" in Path(f"/proc/{i}/cmdline").read_bytes().split(b"\0")]
+    return sorted(i for i in ids if b"mpirun" not in Path(f"/proc/{i}/cmdline").read_bytes())
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 2), (4, 1)])
+def test_any_number_of_ranks_gives_the_same_bytes(encoded, alone, count, threads):
+    encoded.set_params(**MANY)
+    encoded.environment["OMP_NUM_THREADS"] = str(threads)
+    process = train(encoded, f"mpirun -n {count}")
+    assert f"on {count} ranks\n" in process.stdout
+    assert process.stdout.count("step 30: ") == 1
+    assert process.stderr == ""
+    assert results(encoded) == results(alone)
+    client, (run,) = mlflow_runs(encoded)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 61))
+    assert run.info.status == "FINISHED"
+
+
+def test_dvc_repro_itself_runs_distributed_and_makes_the_same_bytes(finished):
+    everything = [*RESULTS, "samples.txt", "attention.png", "attention.html"]
+    before = {name: (finished.path / "data" / name).read_bytes() for name in everything}
+    finished.set_params(train={"launcher": "mpirun -n 2"})
+    finished.environment["OMP_NUM_THREADS"] = "1"
+    assert "on 2 ranks" in finished.run("dvc", "repro", "--force").stdout
+    assert {name: (finished.path / "data" / name).read_bytes() for name in everything} == before
+
+
+@pytest.mark.parametrize(
+    ("what", "message"), [("killed", "a rank died, or `mpirun -n 2`"), ("stopped", "has not answered rank")]
+)
+def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, alone, what, message):
+    encoded.set_params(**MANY)
+    encoded.set_params(train={"launcher": "mpirun -n 2"})
+    process = encoded.start("python", "-m", "pipeline.train")
+    while "step 30:" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    os.kill(ranks_of(encoded)[1], signal.SIGKILL if what == "killed" else signal.SIGSTOP)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not processes(encoded.path)
+    if what == "stopped":
+        return
+    out = train(encoded, "mpirun -n 4").stdout
+    assert "going on from data/checkpoint.npz, after step " in out
+    assert results(encoded) == results(alone)
+    client, (run,) = mlflow_runs(encoded)
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 61))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_when_the_one_who_waits_for_the_ranks_is_stopped(encoded, how):
+    encoded.set_params(**ENDLESS)
+    encoded.set_params(train={"launcher": "mpirun -n 2"})
+    process = encoded.start("python", "-m", "pipeline.train")
+    while "step 10:" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == ((-9, "") if how == signal.SIGKILL else (130, "interrupted\n"))
+    until = time.monotonic() + 30
+    while processes(encoded.path):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_divergence_is_said_once(encoded):
+    encoded.set_params(**MANY)
+    encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
+    err = train(encoded, "mpirun -n 2", code=1).stderr
+    assert err.startswith("error: training diverged at step 2 (loss nan, gradient norm nan, learning rate ")
+    assert err.count("\n") == 1
+    assert mlflow_runs(encoded)[1][0].info.status == "FAILED"
+    assert not processes(encoded.path)
+
+
+def test_what_cannot_be_launched_is_one_line(encoded):
+    encoded.set_params(train={"shards": 4})
+    wrong = {
+        "mpirun -n 3": "train.launcher starts 3 ranks: 4 shards need 1 or 2 or 4",
+        "no-such-launcher -n 2": "params.yaml: train.launcher: cannot run no-such-launcher: No such file or directory",
+        "env false": "a rank died, or `env false` failed, with exit code 1: run again to go on from the last "
+        "checkpoint",
+    }
+    for launcher, message in wrong.items():
+        assert train(encoded, launcher, code=1).stderr == f"error: {message}\n"
+    (encoded.path / "mpi4py").mkdir()
+    (encoded.path / "mpi4py/__init__.py").write_text("raise ImportError('it is not installed')")
+    message = "train.launcher needs mpi4py and MPI (it is not installed): `pip install .[mpi]`"
+    assert train(encoded, "mpirun -n 2", code=1).stderr == f"error: {message}\n"
+    assert not list(encoded.path.glob("data/*.tmp"))
+
+
+def ip(*command):
+    subprocess.run(["ip", *command], check=True, capture_output=True, text=True)
+
+
+class Hosts:
+    """Machines of our own: network namespaces on one switch, each with its address, its name and an SSH server."""
+
+    def __init__(self, folder, count):
+        self.folder, self.names = folder, [f"bare{os.getpid() % 10_000}h{i}" for i in range(1, count + 1)]
+        self.switch = f"bare{os.getpid() % 10_000}sw"
+        self.addresses = [f"10.77.0.{i}" for i in range(1, count + 1)]
+
+    def __enter__(self):
+        self.stack = ExitStack()
+        with ExitStack() as stack:
+            for name in [self.switch, *self.names]:
+                ip("netns", "add", name)
+                stack.callback(ip, "netns", "del", name)
+            ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
+            ip("-n", self.switch, "link", "set", "bridge", "up")
+            self.key("user")
+            shutil.copy(self.folder / "user.pub", self.folder / "authorized_keys")
+            known = ""
+            for i, (name, address) in enumerate(zip(self.names, self.addresses)):
+                ip(
+                    "link",
+                    "add",
+                    "lan",
+                    "netns",
+                    name,
+                    "type",
+                    "veth",
+                    "peer",
+                    "name",
+                    f"port{i}",
+                    "netns",
+                    self.switch,
+                )
+                ip("-n", name, "addr", "add", f"{address}/24", "dev", "lan")
+                for where, link in ((name, "lan"), (name, "lo"), (self.switch, f"port{i}")):
+                    ip("-n", where, "link", "set", link, "up")
+                ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge")
+                known += f"{address} {self.key(name)}"
+            (self.folder / "known_hosts").write_text(known)
+            options = f"-i {self.folder}/user -o UserKnownHostsFile={self.folder}/known_hosts -o BatchMode=yes"
+            (self.folder / "rsh").write_text(f'#!/bin/sh\nexec ssh {options} "$@"\n')
+            (self.folder / "rsh").chmod(0o755)
+            for name in self.names:
+                stack.enter_context(self.sshd(name))
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        for name in self.names:  # whatever still runs there
+            for process in subprocess.check_output(["ip", "netns", "pids", name], text=True).split():
+                if b"sshd" not in Path(f"/proc/{process}/cmdline").read_bytes():
+                    os.kill(int(process), signal.SIGKILL)
+        self.stack.close()
+
+    def key(self, name):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+        return (self.folder / f"{name}.pub").read_text()
+
+    def on(self, name):
+        """What runs a command on a host."""
+        return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
+
+    def sshd(self, name):
+        lines = [f"HostKey {self.folder}/{name}", "PidFile none", "UsePAM no", "StrictModes no", "Port 22"]
+        lines += [f"AuthorizedKeysFile {self.folder}/authorized_keys", "PasswordAuthentication no\n"]
+        (self.folder / f"{name}.conf").write_text("\n".join(lines))
+        Path("/run/sshd").mkdir(exist_ok=True)
+        command = [
+            *self.on(name),
+            shutil.which("sshd") or "/usr/sbin/sshd",
+            "-D",
+            "-e",
+            "-f",
+            f"{self.folder}/{name}.conf",
+        ]
+        log = self.folder / f"{name}.log"
+        return servers.running(command, lambda: "listening" in log.read_text(), log)
+
+    def cut_off(self, number):
+        ip("-n", self.switch, "link", "set", f"port{number}", "down")
+
+
+def namespaces_work():
+    probe = f"bare{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode == 0
+    return made and subprocess.run(["ip", "netns", "del", probe], capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Three hosts; or None, and a word about it, where the machine forbids network namespaces."""
+    if not shutil.which("ip") or not namespaces_work():
+        print("this machine forbids network namespaces: run on loopback instead")
+        yield None
+    else:
+        folder = tmp_path / "hosts"
+        folder.mkdir()
+        with Hosts(folder, 3) as hosts:
+            yield hosts
+
+
+def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
+    """By SSH and TCP, four ranks on three hosts; then, without the third, the training goes on to the same bytes."""
+    encoded.set_params(**MANY)
+    encoded.set_params(train={"steps": 600})
+    addresses = hosts.addresses if hosts else ["127.0.0.1"]
+    hostfile = tmp_path / "hosts.txt"
+    hostfile.write_text("\n".join(f"{a}:{2 if a == addresses[0] else 1}" for a in addresses) + "\n")
+    by_ssh = f" -launcher-exec {hosts.folder}/rsh -iface lan -genv FI_PROVIDER tcp -genv UCX_TLS tcp" if hosts else ""
+    encoded.set_params(train={"launcher": f"mpirun -n 4 --hostfile {hostfile}{by_ssh}"})
+    on_first = hosts.on(hosts.names[0]) if hosts else []
+    process = encoded.start(*on_first, sys.executable, "-m", "pipeline.train")
+    while "step 30:" not in process.stdout.readline():
+        assert process.poll() is None, process.stderr.read()
+    begun = time.monotonic()
+    if hosts:
+        hosts.cut_off(2)
+    else:
+        os.kill(ranks_of(encoded)[3], signal.SIGSTOP)
+    _, err = process.communicate(timeout=120)
+    print(f"ended {time.monotonic() - begun:.1f} s after it was cut off: {err}")
+    assert process.returncode == 1
+    assert "has not answered rank" in err
+    assert err.count("\n") == 1
+
+    encoded.set_params(train={"steps": 60})  # its own training, as that of `alone`
+    hostfile.write_text("\n".join(f"{address}:1" for address in addresses[:2]) + "\n")
+    encoded.set_params(train={"launcher": f"mpirun -n 2 --hostfile {hostfile}{by_ssh}"})
+    assert "on 2 ranks" in encoded.run(*on_first, sys.executable, "-m", "pipeline.train").stdout
+    assert results(encoded) == results(alone)
