@@ -10,7 +10,7 @@ import numpy as np
 from baregpt.files import atomic_write
 from pipeline.stage import CHECKPOINT
 
-CODE = [*sorted(Path("baregpt").glob("*.py")), Path("pipeline/train.py")]
+CODE = [*sorted(Path("baregpt").glob("*.py")), Path("pipeline/train.py"), Path("pipeline/ranks.py")]
 
 
 def fingerprint(settings, files):

@@ -19,11 +19,12 @@ import numpy as np
 
 from baregpt.model import named_views
 from baregpt.trainer import sum_tree
-from pipeline.stage import run
+from pipeline.stage import CHECKPOINT, run
 
 AS_RANK = "--rank"  # what tells a process that it was launched
 PATIENCE = 10  # seconds that a rank waits for another, beyond five times what its own work took
 PATIENCE_WITH_FIRST = 120  # seconds that others wait while the first writes a checkpoint and talks to MLflow
+PATIENCE_TO_START = 60  # seconds that ranks take to find each other
 NOISE = re.compile(r"[=-]{5,}|prterun|\[\S+:\d+\]|Abort\(|application called MPI_Abort")  # what launchers say of an end
 
 
@@ -38,24 +39,33 @@ class Ranks:
             raise ValueError(f"train.launcher needs mpi4py and MPI ({reason}): `pip install .[mpi]`") from None
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
         self.rank, self.count, self.host = self.comm.rank, self.comm.size, platform.node()
-        self.met = time.monotonic()
+        self.hosts, self.met = [self.host] * self.count, time.monotonic()
 
     def start(self, shards, identity, begun, arrays):
         """What the first rank has `begun`, after it has put the same numbers into everybody's arrays.
 
         ValueError if the shards cannot be shared out, or if ranks differ in params, text or code.
         """
+        self.sound_alarm(PATIENCE_TO_START)
         if self.count & (self.count - 1) or shards % self.count:
             powers = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
             raise ValueError(f"train.launcher starts {self.count} ranks: {shards} shards need {' or '.join(powers)}")
-        for rank, (host, theirs) in enumerate(self.comm.allgather((self.host, identity))):
+        everybody = self.comm.allgather((self.host, identity))
+        self.hosts = [host for host, _ in everybody]
+        for rank, (host, theirs) in enumerate(everybody):
             if theirs != identity:
                 raise ValueError(f"rank {rank}, on {host}, has other params, text, code or NumPy than {self.host}")
         begun = self.comm.bcast(begun)
         for array in arrays.values():
             self.comm.Bcast(array)
+        signal.alarm(0)
         self.met = time.monotonic()
         return begun
+
+    def sound_alarm(self, seconds):
+        """Let this process be killed after so many seconds: MPI waits without end, and hears no other signal."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
 
     def total(self, array, patience=PATIENCE):
         """Add up, in place, what all ranks have in an array: along a binary tree, so the same bits on each of them.
@@ -81,7 +91,7 @@ class Ranks:
 
     def wait_for_first(self):
         """Go on together, however long the first rank was busy with files and MLflow."""
-        self.total(np.zeros(1), PATIENCE_WITH_FIRST)
+        self.total(np.zeros(1), PATIENCE_WITH_FIRST if self.rank else PATIENCE)
 
     def share(self, local_map):
         """A map over all ranks: each works on one stretch of the items, with the map over its own threads.
@@ -117,8 +127,7 @@ class Ranks:
         """End all ranks, with a message to the person who started them."""
         sys.stdout.write(f"{message}\n")  # at once, whole
         sys.stdout.flush()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(5)  # seconds until this ends all the same, should the launcher be out of reach
+        self.sound_alarm(5)  # should the launcher be out of reach
         self.comm.Abort(1)
 
 
@@ -136,6 +145,12 @@ def run_rank(stage):
     except SystemExit as end:
         if ranks and end.code:
             ranks.end(end.code if isinstance(end.code, str) else f"rank {ranks.rank} was stopped")
+        raise
+    except Exception as error:  # of MPI, or a defect: without an end, the others would wait
+        if ranks:
+            ranks.end(
+                f"error: rank {ranks.rank}, on {ranks.host}: {type(error).__name__}: {' '.join(str(error).split())}"
+            )
         raise
 
 
@@ -178,21 +193,25 @@ def launch(launcher):
     except OSError as error:
         raise ValueError(f"params.yaml: train.launcher: cannot run {command[0]}: {error.strerror}") from None
     failure: str | None = None
-    ending = False
+    held: list[str] = []  # what launchers say when they end, or before they begin
     try:
         for line in process.stdout or ():
             if line.startswith("error: "):
                 failure = line.removeprefix("error: ").strip()
             if failure:
                 break
-            ending = ending or NOISE.match(line) is not None
-            if not ending:
-                print(line, end="", flush=True)
+            if held or NOISE.match(line):
+                held.append(line)
+            if not held or line.startswith("step "):
+                print(*held or [line], sep="", end="", flush=True)
+                held.clear()
         process.wait(10 if failure else None)
     except subprocess.TimeoutExpired:
         pass  # the launcher waits for what it cannot reach
     finally:
         end_all(process)
     if process.returncode or failure:
+        if not failure and not CHECKPOINT.exists():  # it never began: its launcher may say why
+            print(*held, sep="", end="", flush=True)
         died = f"a rank died, or `{launcher}` failed, with exit code {process.returncode}"
-        raise ValueError(failure or f"{died}: run again to go on from the last checkpoint")
+        raise ValueError(failure or f"{died}: run again to go on from the last checkpoint, if there is one")

@@ -174,7 +174,7 @@ class Delivery:
         its_tag = f"tags.`{record.key}` = '{record.tags[record.key]}'"
         found = client.search_runs([experiment_id], its_tag, max_results=1)
         run = found[0] if found else client.create_run(experiment_id, record.start, record.tags)
-        if not found and "sweep" in record.tags:
+        if "sweep" in record.tags and "mlflow.parentRunId" not in run.data.tags:
             parent = parent_of(record.tags["sweep"], client, experiment_id)
             client.set_tag(run.info.run_id, "mlflow.parentRunId", parent)
         for name in run.data.metrics if record.metrics else ():
@@ -292,7 +292,7 @@ def log_model(client, run_id, weights):
     from mlflow.utils import environment
 
     # It would go through all packages here, for two seconds, to warn if these versions are not those here.
-    environment.warn_dependency_requirement_mismatches = lambda requirements: None
+    environment.warn_dependency_requirement_mismatches = lambda model_requirements: None
     defaults = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}
     types = {int: "long", float: "double"}
     params = ParamSchema([ParamSpec(name, types[type(value)], value) for name, value in defaults.items()])

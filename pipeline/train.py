@@ -126,7 +126,12 @@ def read_text():
 
 def main():
     if launcher := load_params().train.launcher:
-        ranks.launch(launcher)
+        try:
+            ranks.launch(launcher)
+        except BaseException:  # an interrupt, too: the ranks may have had no time to tell MLflow
+            if found := load_checkpoint():
+                tracking.give_up(found[0]["record"])
+            raise
     else:
         train_alone_or_first()
 
@@ -169,8 +174,10 @@ def train_here(group):
             Progress(),
             tracking.training_record(params.model_dump(), corpus["md5"], parameter_counts(model)),
         )
+    interval = params.checkpoint.interval
     if group:
-        progress, record = group.start(settings.shards, identity, (progress, record) if first else None, arrays)
+        begun = (progress, record, interval) if first else None
+        progress, record, interval = group.start(settings.shards, identity, begun, arrays)
     delivery = tracking.Delivery(record)
     taken = len(progress.train_curve)
     share = group and group.share
@@ -189,7 +196,7 @@ def train_here(group):
                     gradient_norm=norm,
                     characters_per_second=characters * (step - taken) / (time.perf_counter() - start),
                 )
-                checkpoint_due = step == 1 or step % params.checkpoint.interval == 0
+                checkpoint_due = step == 1 or step % interval == 0
                 if not math.isfinite(validation_loss or 0) or (checkpoint_due and not np.isfinite(model.flat).all()):
                     at = f"step {step} (gradient norm {norm:.4g}, learning rate {learning_rate:.4g})"
                     raise ValueError(f"training diverged at {at}: lower the learning rate")
@@ -217,8 +224,6 @@ def train_here(group):
             loss = evaluate(model, validation_ids, parallel_map=everywhere)
         if first:
             finish(model, vocab, loss, corpus, settings, progress, record)
-        if group:
-            group.wait_for_first()
     except BaseException as error:
         if first and progress.train_curve:  # else it never began
             record.status = tracking.KILLED if isinstance(error, KeyboardInterrupt) else tracking.FAILED

@@ -81,6 +81,7 @@ def small_checkout(tmp_path_factory):
     checkout = Checkout(path)
     checkout.set_params(**SMALL)
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")  # or every start of a stage does it anew
     for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "A small model")):
         checkout.run("git", *command)
     return checkout

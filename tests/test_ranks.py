@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, al
     assert message in err
     assert err.count("\n") == 1
     assert not processes(encoded.path)
+    assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
     if what == "stopped":
         return
     out = train(encoded, "mpirun -n 4").stdout
@@ -111,6 +113,8 @@ def test_nothing_is_left_when_the_one_who_waits_for_the_ranks_is_stopped(encoded
         assert process.poll() is None, process.stderr.read()
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
+    if how == signal.SIGINT:
+        assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
     assert (process.returncode, err) == ((-9, "") if how == signal.SIGKILL else (130, "interrupted\n"))
     until = time.monotonic() + 30
     while processes(encoded.path):
@@ -134,10 +138,16 @@ def test_what_cannot_be_launched_is_one_line(encoded):
         "mpirun -n 3": "train.launcher starts 3 ranks: 4 shards need 1 or 2 or 4",
         "no-such-launcher -n 2": "params.yaml: train.launcher: cannot run no-such-launcher: No such file or directory",
         "env false": "a rank died, or `env false` failed, with exit code 1: run again to go on from the last "
-        "checkpoint",
+        "checkpoint, if there is one",
     }
     for launcher, message in wrong.items():
         assert train(encoded, launcher, code=1).stderr == f"error: {message}\n"
+    other = shutil.copytree(encoded.path, encoded.path / "other")
+    Checkout(other).set_params(train={"seed": 2, "launcher": ""})
+    (encoded.path / "apart").write_text('#!/bin/sh\n[ "$PMI_RANK" = 0 ] || cd other\nexec "$@"\n')
+    err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
+    assert "has other params, text, code or NumPy than" in err
+    assert err.count("\n") == 1
     (encoded.path / "mpi4py").mkdir()
     (encoded.path / "mpi4py/__init__.py").write_text("raise ImportError('it is not installed')")
     message = "train.launcher needs mpi4py and MPI (it is not installed): `pip install .[mpi]`"
@@ -242,7 +252,7 @@ def namespaces_work():
 def hosts(tmp_path):
     """Three hosts; or None, and a word about it, where the machine forbids network namespaces."""
     if not shutil.which("ip") or not namespaces_work():
-        print("this machine forbids network namespaces: run on loopback instead")
+        warnings.warn("no network namespaces here (`ip netns add` fails): on loopback instead", stacklevel=1)
         yield None
     else:
         folder = tmp_path / "hosts"
