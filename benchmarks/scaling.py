@@ -25,7 +25,7 @@ from benchmarks.bench import DEFAULT, HERE, NANOGPT, cpu_name, prepare
 from pipeline.ranks import Ranks
 from pipeline.stage import keep_freed_memory
 
-ROUNDS = 3
+ROUNDS = 2
 MODELS = {"1.6 M parameters": (DEFAULT, (8, 16), (16, 32)), "10.7 M parameters": (NANOGPT, (4, 8), (8, 16))}
 NETWORKS = {"1 Gbit/s": (1e-4, 1.25e8), "10 Gbit/s": (5e-5, 1.25e9)}  # latency in s, bytes a second: assumed, typical
 WINDOWS = 64  # of a batch, for what is read out
