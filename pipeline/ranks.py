@@ -81,10 +81,8 @@ class Ranks:
             while not self.mpi.Request.Testall(trade):
                 time.sleep(0)
                 if time.monotonic() > deadline:
-                    waited = time.monotonic() - now
-                    self.end(
-                        f"error: rank {other} has not answered rank {self.rank}, on {self.host}, for {waited:.0f} s"
-                    )
+                    who = f"rank {other}, on {self.hosts[other]}, has not answered rank {self.rank}, on {self.host}"
+                    self.end(f"error: {who}, for {time.monotonic() - now:.0f} s")
             array += theirs
         self.met = time.monotonic()
         return array
@@ -177,9 +175,12 @@ def end_all(launcher):
 
 def launch(launcher):
     """Run this program on ranks, and print what the first of them says. ValueError, in one line, if they fail."""
+    try:
+        command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], AS_RANK]
+    except ValueError as error:
+        raise ValueError(f"params.yaml: train.launcher is {launcher!r}: {error}") from None
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the launcher leaves behind comes to this process
-    command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], AS_RANK]
     try:
         process = subprocess.Popen(
             command,

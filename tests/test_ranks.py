@@ -136,6 +136,7 @@ def test_what_cannot_be_launched_is_one_line(encoded):
     encoded.set_params(train={"shards": 4})
     wrong = {
         "mpirun -n 3": "train.launcher starts 3 ranks: 4 shards need 1 or 2 or 4",
+        "mpirun '": """params.yaml: train.launcher is "mpirun '": No closing quotation""",
         "no-such-launcher -n 2": "params.yaml: train.launcher: cannot run no-such-launcher: No such file or directory",
         "env false": "a rank died, or `env false` failed, with exit code 1: run again to go on from the last "
         "checkpoint, if there is one",
