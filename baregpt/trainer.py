@@ -79,7 +79,6 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     optimizer = optimizer or Optimizer(model.parameters, settings)
     gradient = np.empty_like(model.flat)
     views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
-
     rates = [settings.dropout] * settings.shards
 
     def sum_shards(name):

@@ -311,9 +311,9 @@ def log_model(client, run_id, weights):
         client.log_artifacts(run_id, f"{folder}/model", "model")
 
 
-def find_run(weights, connection=None):
+def find_run(weights):
     """The run that made these weights, known by their checksum; or None."""
-    client, experiment = connection or connect()
+    client, experiment = connect()
     runs = client.search_runs([experiment.experiment_id], f"tags.`weights.md5` = '{md5(weights)}'", max_results=1)
     return runs[0] if runs else None
 

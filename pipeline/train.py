@@ -1,5 +1,6 @@
 """train: the model, its loss curve and its metrics, followed by MLflow."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -129,8 +130,9 @@ def main():
         try:
             ranks.launch(launcher)
         except BaseException:  # an interrupt, too: the ranks may have had no time to tell MLflow
-            if found := load_checkpoint():
-                tracking.give_up(found[0]["record"])
+            with contextlib.suppress(Timeout), FileLock(DATA / "training.lock", timeout=0):  # else another goes on
+                if found := load_checkpoint():
+                    tracking.give_up(found[0]["record"])
             raise
     else:
         train_alone_or_first()

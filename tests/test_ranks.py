@@ -111,6 +111,9 @@ def test_nothing_is_left_when_the_one_who_waits_for_the_ranks_is_stopped(encoded
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 10:" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
+    if how == signal.SIGINT:  # a second training does not get in the way of the first, nor of its run
+        assert "error: another training is at work" in encoded.stage("train", code=1).stderr
+        assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
