@@ -121,11 +121,15 @@ class Ranks:
 
         return everywhere
 
-    def end(self, message):
-        """End all ranks, with a message to the person who started them."""
-        sys.stdout.write(f"{message}\n")  # at once, whole
-        sys.stdout.flush()
-        self.sound_alarm(5)  # should the launcher be out of reach
+    def end(self, message=None):
+        """End all ranks, with a message, if there is one, to the person who started them."""
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(stop, signal.SIG_DFL)
+        self.sound_alarm(10)  # should the launcher be out of reach
+        if message:
+            sys.stdout.write(f"{message}\n")  # at once, whole
+            sys.stdout.flush()
+            time.sleep(5)  # `launch` ends all as soon as it reads this; an Abort before that can overtake the message
         self.comm.Abort(1)
 
 
@@ -142,7 +146,7 @@ def run_rank(stage):
         run(with_ranks)
     except SystemExit as end:
         if ranks and end.code:
-            ranks.end(end.code if isinstance(end.code, str) else f"rank {ranks.rank} was stopped")
+            ranks.end(end.code if isinstance(end.code, str) else None)  # who is stopped has nothing to say
         raise
     except Exception as error:  # of MPI, or a defect: without an end, the others would wait
         if ranks:
@@ -206,9 +210,8 @@ def launch(launcher):
             if not held or line.startswith("step "):
                 print(*held or [line], sep="", end="", flush=True)
                 held.clear()
-        process.wait(10 if failure else None)
-    except subprocess.TimeoutExpired:
-        pass  # the launcher waits for what it cannot reach
+        if not failure:
+            process.wait()
     finally:
         end_all(process)
     if process.returncode or failure:

@@ -257,9 +257,14 @@ def give_up(values):
         name = record.tags["training"]
     except (TypeError, KeyError):  # another version of this project wrote it
         return
-    if not (UNDELIVERED / name / "record.json").exists():  # else there is a later one
-        record.status, record.end = KILLED, now()
-        hand_over(record, name)
+    record.status, record.end = KILLED, now()
+    try:
+        with LOCK:
+            if not (UNDELIVERED / name / "record.json").exists():  # else it has had time to keep a later one
+                keep(record, name, ())
+            deliver_all()
+    except OSError as error:
+        warn(error)
 
 
 def deliver_all():

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from filelock import FileLock, Timeout
-from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -59,6 +58,8 @@ def write_curve(path, name, curve):
 
 def draw_curves(path, train_curve, validation_curve):
     """Both loss curves in one picture."""
+    from matplotlib.figure import Figure  # takes a second: not for each rank, nor before wrong input is told
+
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(

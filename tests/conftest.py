@@ -13,6 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
@@ -66,48 +67,77 @@ class Checkout:
         file.write_text(yaml.safe_dump(params))
 
 
+def pytest_xdist_auto_num_workers():
+    return (os.cpu_count() or 1) + 1  # since many tests wait
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first: else a worker would still be at one of them when the others are done."""
+    long = ["serving", "sharing", "tracking", "ranks", "resume", "ui", "notebook", "pipeline", "bad_input"]
+    order = {f"test_{name}.py": place for place, name in enumerate(long)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def made_once(factory, name, make):
+    """A checkout that `make(path)` makes in the first of the processes that share the tests out: the others wait."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / f"{name}.made"
+    with FileLock(shared / f"{name}.lock"):
+        if not made.exists():
+            shutil.rmtree(shared / name, ignore_errors=True)  # what another could not make
+            make(Checkout(shared / name))
+            made.touch()
+    return Checkout(shared / name)
+
+
 @pytest.fixture(scope="session")
 def small_checkout(tmp_path_factory):
     """A committed checkout of what git knows or would add, with params for a small model. Not to be changed."""
-    path = tmp_path_factory.mktemp("small") / "checkout"
-    files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True).splitlines()
-    for name in files:
-        if (ROOT / name).exists():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, path / name)
-    (path / "dvc.lock").unlink(missing_ok=True)
-    plays = path / "data/plays.txt"
-    plays.write_text(plays.read_text()[:100_000])  # scored in a second
-    checkout = Checkout(path)
-    checkout.set_params(**SMALL)
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-    checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")  # or every start of a stage does it anew
-    for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "A small model")):
-        checkout.run("git", *command)
-    return checkout
+
+    def make(checkout):
+        path = checkout.path
+        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+        for name in listed.splitlines():
+            if (ROOT / name).exists():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, path / name)
+        (path / "dvc.lock").unlink(missing_ok=True)
+        plays = path / "data/plays.txt"
+        plays.write_text(plays.read_text()[:100_000])  # scored in a second
+        checkout.set_params(**SMALL)
+        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+        checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")  # or each start of a stage does it anew
+        for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "A small model")):
+            checkout.run("git", *command)
+
+    return made_once(tmp_path_factory, "small", make)
 
 
 @pytest.fixture(scope="session")
 def encoded_checkout(small_checkout, tmp_path_factory):
     """The small checkout after `prepare` and `vocab`. Not to be changed."""
-    path = tmp_path_factory.mktemp("encoded") / "checkout"
-    shutil.copytree(small_checkout.path, path)
-    checkout = Checkout(path)
-    checkout.stage("prepare")
-    checkout.stage("vocab")
-    new_store = "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.search_experiments()"
-    checkout.run("python", "-c", new_store)  # which takes as long as a small training: once is enough
-    return checkout
+
+    def make(checkout):
+        shutil.copytree(small_checkout.path, checkout.path)
+        checkout.stage("prepare")
+        checkout.stage("vocab")
+        new_store = "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.search_experiments()"
+        checkout.run("python", "-c", new_store)  # which takes as long as a small training: once is enough
+
+    return made_once(tmp_path_factory, "encoded", make)
 
 
 @pytest.fixture(scope="session")
 def finished_checkout(small_checkout, tmp_path_factory):
-    """The small checkout after `dvc repro`, with what that printed as `output`. Not to be changed."""
-    path = tmp_path_factory.mktemp("finished") / "checkout"
-    shutil.copytree(small_checkout.path, path)
-    checkout = Checkout(path)
-    checkout.output = checkout.run("dvc", "repro").stdout
-    return checkout
+    """The small checkout after `dvc repro`. Not to be changed."""
+
+    def make(checkout):
+        shutil.copytree(small_checkout.path, checkout.path)
+        (checkout.path / "output.txt").write_text(checkout.run("dvc", "repro").stdout)
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 def commands(heading):
@@ -122,9 +152,9 @@ def mlflow_runs(checkout):
     return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
 
-def copy_of(checkout, tmp_path):
-    """A copy of a checkout. Its MLflow store, which knows absolute paths, gets those of the copy."""
-    copy = Checkout(shutil.copytree(checkout.path, tmp_path / "checkout"))
+def copy_of(checkout, path):
+    """A copy of a checkout, there. Its MLflow store, which knows absolute paths, gets those of the copy."""
+    copy = Checkout(shutil.copytree(checkout.path, path))
     if (copy.path / "mlflow.db").exists():
         with contextlib.closing(sqlite3.connect(copy.path / "mlflow.db")) as store, store:
             for column in ("experiments.artifact_location", "runs.artifact_uri", "model_versions.source"):
@@ -143,19 +173,19 @@ def lend_environment(checkout):
 @pytest.fixture
 def fresh(small_checkout, tmp_path):
     """A copy of the small checkout, before anything was run."""
-    return copy_of(small_checkout, tmp_path)
+    return copy_of(small_checkout, tmp_path / "checkout")
 
 
 @pytest.fixture
 def encoded(encoded_checkout, tmp_path):
     """A copy of the small checkout after `prepare` and `vocab`."""
-    return copy_of(encoded_checkout, tmp_path)
+    return copy_of(encoded_checkout, tmp_path / "checkout")
 
 
 @pytest.fixture
 def finished(finished_checkout, tmp_path):
     """A copy of the small checkout after `dvc repro`."""
-    return copy_of(finished_checkout, tmp_path)
+    return copy_of(finished_checkout, tmp_path / "checkout")
 
 
 @pytest.fixture(scope="module")

@@ -356,14 +356,14 @@ ODD = {  # what is odd, and yet works
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_odd_corpora_work_from_end_to_end(fresh, what):
+def test_odd_corpora_work_from_end_to_end(encoded, what):
     text = ODD[what]
-    (fresh.path / CORPUS).write_text(text, encoding="utf-8")
+    (encoded.path / CORPUS).write_text(text, encoding="utf-8")
     prompt = text[1:20]  # after the mark, if there is one
-    fresh.set_params(sample={"prompt": prompt}, plot_attention={"prompt": prompt})
+    encoded.set_params(sample={"prompt": prompt}, plot_attention={"prompt": prompt})
     for stage in ("prepare", "vocab", "train", "sample", "plot_attention"):
-        assert fresh.stage(stage).stderr == ""
-    assert (fresh.path / "data/samples.txt").read_text(encoding="utf-8").count(prompt) >= 2
+        assert encoded.stage(stage).stderr == ""
+    assert (encoded.path / "data/samples.txt").read_text(encoding="utf-8").count(prompt) >= 2
 
 
 def test_a_prompt_longer_than_the_context_is_read_to_its_end(finished):

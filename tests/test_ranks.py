@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from conftest import Checkout, mlflow_runs
+from conftest import Checkout, made_once, mlflow_runs
 
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
 MANY = {"train": {"steps": 60, "evaluation_interval": 10, "shards": 4, "dropout": 0.1}, "checkpoint": {"interval": 10}}
@@ -28,13 +28,16 @@ def train(checkout, launcher, code=0):
     return checkout.stage("train", code=code)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(encoded_checkout, tmp_path_factory):
     """A checkout after a training without a launcher. Not to be changed."""
-    checkout = Checkout(shutil.copytree(encoded_checkout.path, tmp_path_factory.mktemp("alone") / "checkout"))
-    checkout.set_params(**MANY)
-    checkout.stage("train")
-    return checkout
+
+    def make(checkout):
+        shutil.copytree(encoded_checkout.path, checkout.path)
+        checkout.set_params(**MANY)
+        checkout.stage("train")
+
+    return made_once(tmp_path_factory, "alone", make)
 
 
 def processes(path):

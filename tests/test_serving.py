@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import servers
-from conftest import Checkout, commands, copy_of, mlflow_runs
+from conftest import Checkout, commands, copy_of, made_once, mlflow_runs
 
 from baregpt import generate, load_weights
 
@@ -61,12 +61,15 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
         assert not (clone.path / "mlruns").exists()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def registered(finished_checkout, tmp_path_factory):
-    """A finished checkout whose weights are in its model registry. Not to be changed."""
-    checkout = copy_of(finished_checkout, tmp_path_factory.mktemp("registered"))
-    checkout.output = checkout.stage("register").stdout
-    return checkout
+    """A finished checkout whose weights are in its model registry, and what that printed. Not to be changed."""
+
+    def make(checkout):
+        copy_of(finished_checkout, checkout.path)
+        (checkout.path / "registered.txt").write_text(checkout.stage("register").stdout)
+
+    return made_once(tmp_path_factory, "registered", make)
 
 
 def expected(checkout):
@@ -84,13 +87,14 @@ def test_register_ties_a_version_to_the_weights(registered):
     }
     assert version.run_id == run.info.run_id
     checksum, loss = version.tags.values()
-    assert registered.output == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
+    printed = (registered.path / "registered.txt").read_text()
+    assert printed == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
     assert registered.stage("register").stdout == f"baregpt version 1 already has these weights, md5 {checksum}\n"
     assert len(client.search_model_versions("name = 'baregpt'")) == 1
 
 
 def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
-    checkout = copy_of(registered, tmp_path)
+    checkout = copy_of(registered, tmp_path / "checkout")
     (checkout.path / "mlflow.db").unlink()
     assert checkout.stage("register").stdout.startswith("baregpt version 1 has these weights: md5 ")
     client, (run,) = mlflow_runs(checkout)
@@ -109,7 +113,7 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
 def test_the_model_answers_over_http(registered, tmp_path):
     serve, ask = commands("Register and serve")[1:]
     export, serve = serve.splitlines()
-    checkout, port = copy_of(registered, tmp_path), servers.free_port()
+    checkout, port = copy_of(registered, tmp_path / "checkout"), servers.free_port()
     name, uri = export.split("#")[0].removeprefix("export ").strip().split("=", 1)
     environment = checkout.environment | {name: uri}
     command = serve.replace("5001", str(port)).split()

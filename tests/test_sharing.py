@@ -143,11 +143,3 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     assert {"rates-1", "rates-2"} <= shown
     script(finished, *compare, **smaller)
     assert "0.008" in (finished.path / "params.yaml").read_text()
-
-
-def test_a_temporary_experiment_lands_in_the_checkouts_own_store(finished):
-    finished.run("dvc", "exp", "run", "--temp", "--name", "apart", "-S", "train.seed=5")
-    _, runs = mlflow_runs(finished)
-    assert runs[0].data.params["train.seed"] == "5"
-    assert runs[0].info.run_name == "apart"
-    assert runs[0].info.artifact_uri.startswith(f"file://{finished.path}/mlruns")
