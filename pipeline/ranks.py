@@ -19,12 +19,13 @@ import numpy as np
 
 from baregpt.model import named_views
 from baregpt.trainer import sum_tree
-from pipeline.stage import CHECKPOINT, run
+from pipeline.stage import run
 
 AS_RANK = "--rank"  # what tells a process that it was launched
 PATIENCE = 10  # seconds that a rank waits for another, beyond five times what its own work took
-PATIENCE_WITH_FIRST = 120  # seconds that others wait while the first writes a checkpoint and talks to MLflow
-PATIENCE_TO_START = 60  # seconds that ranks take to find each other
+PATIENCE_WITH_FIRST = 600  # seconds that others wait while the first writes a checkpoint and talks to MLflow
+PATIENCE_TO_MEET = 60  # seconds that ranks take to find each other, and to part
+SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # where launchers say how many ranks they start
 NOISE = re.compile(r"[=-]{5,}|prterun|\[\S+:\d+\]|Abort\(|application called MPI_Abort")  # what launchers say of an end
 
 
@@ -32,6 +33,7 @@ class Ranks:
     """This process, `rank`, among the `count` that share a training out."""
 
     def __init__(self):
+        self.sound_alarm(PATIENCE_TO_MEET)
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -40,13 +42,16 @@ class Ranks:
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
         self.rank, self.count, self.host = self.comm.rank, self.comm.size, platform.node()
         self.hosts, self.met = [self.host] * self.count, time.monotonic()
+        signal.alarm(0)
+        if self.count == 1 < max(int(os.environ.get(name, 1)) for name in SIZES):
+            raise ValueError("train.launcher is of another MPI than mpi4py's: its ranks do not find each other")
 
     def start(self, shards, identity, begun, arrays):
         """What the first rank has `begun`, after it has put the same numbers into everybody's arrays.
 
         ValueError if the shards cannot be shared out, or if ranks differ in params, text or code.
         """
-        self.sound_alarm(PATIENCE_TO_START)
+        self.sound_alarm(PATIENCE_WITH_FIRST if self.rank else PATIENCE_TO_MEET)
         if self.count & (self.count - 1) or shards % self.count:
             powers = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
             raise ValueError(f"train.launcher starts {self.count} ranks: {shards} shards need {' or '.join(powers)}")
@@ -61,6 +66,12 @@ class Ranks:
         signal.alarm(0)
         self.met = time.monotonic()
         return begun
+
+    def part(self):
+        """Let go of the others, when there is nothing more to share."""
+        self.sound_alarm(PATIENCE_TO_MEET)
+        self.mpi.Finalize()
+        signal.alarm(0)
 
     def sound_alarm(self, seconds):
         """Let this process be killed after so many seconds: MPI waits without end, and hears no other signal."""
@@ -125,12 +136,11 @@ class Ranks:
         """End all ranks, with a message, if there is one, to the person who started them."""
         for stop in (signal.SIGINT, signal.SIGTERM):
             signal.signal(stop, signal.SIG_DFL)
-        self.sound_alarm(10)  # should the launcher be out of reach
         if message:
             sys.stdout.write(f"{message}\n")  # at once, whole
             sys.stdout.flush()
-            time.sleep(5)  # `launch` ends all as soon as it reads this; an Abort before that can overtake the message
-        self.comm.Abort(1)
+            time.sleep(5)  # `launch` ends all as soon as it reads this; the end of a rank can overtake the message
+        os._exit(1)  # upon which launchers end the others; MPI's own Abort waits for a launcher that is out of reach
 
 
 def run_rank(stage):
@@ -198,6 +208,7 @@ def launch(launcher):
     except OSError as error:
         raise ValueError(f"params.yaml: train.launcher: cannot run {command[0]}: {error.strerror}") from None
     failure: str | None = None
+    begun = False
     held: list[str] = []  # what launchers say when they end, or before they begin
     try:
         for line in process.stdout or ():
@@ -205,6 +216,7 @@ def launch(launcher):
                 failure = line.removeprefix("error: ").strip()
             if failure:
                 break
+            begun = begun or line.endswith(" ranks\n")
             if held or NOISE.match(line):
                 held.append(line)
             if not held or line.startswith("step "):
@@ -215,7 +227,7 @@ def launch(launcher):
     finally:
         end_all(process)
     if process.returncode or failure:
-        if not failure and not CHECKPOINT.exists():  # it never began: its launcher may say why
+        if not failure and not begun:  # its launcher may say why
             print(*held, sep="", end="", flush=True)
         died = f"a rank died, or `{launcher}` failed, with exit code {process.returncode}"
         raise ValueError(failure or f"{died}: run again to go on from the last checkpoint, if there is one")

@@ -33,6 +33,7 @@ EXPERIMENT = "baregpt"
 HOME = Path(os.path.relpath(os.environ.get("DVC_ROOT", ".")))  # not the copy in which DVC runs a queued experiment
 UNDELIVERED = HOME / DATA / "undelivered"
 LOCK = FileLock(UNDELIVERED / "lock", timeout=60)  # for what only one process may do at a time; Timeout is an OSError
+KEEPING = FileLock(UNDELIVERED / "keeping.lock", timeout=60)  # for what changes there: never held while MLflow is asked
 PATIENCE = 20  # seconds that a delivery may take before training stops waiting for deliveries
 AT_ONCE = 1000  # metrics that MLflow takes in one call
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # statuses of a run
@@ -155,14 +156,14 @@ class Delivery:
             for i in range(0, len(metrics), AT_ONCE):
                 client.log_batch(self.run_id, metrics=metrics[i : i + AT_ONCE])
             self.sent |= {metric.key: metric.step for metric in metrics}
-            for file in files:
-                client.log_artifact(self.run_id, file)
-                if record.key == "training" and file.name == WEIGHTS.name:
-                    log_model(client, self.run_id, file)
             client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record.tags.items()])
             over = (FINISHED,) if record.status == FINISHED else (FINISHED, FAILED, KILLED)
             if record.end and client.get_run(self.run_id).info.status not in over:
                 client.set_terminated(self.run_id, record.status, record.end)
+            for file in files:  # the last, since a server may refuse what is too large for it
+                client.log_artifact(self.run_id, file)
+                if record.key == "training" and file.name == WEIGHTS.name:
+                    log_model(client, self.run_id, file)
         except Exception as error:  # of any kind: each store has its own
             raise OSError(f"MLflow does not take a run ({without_secrets(error)})") from None
 
@@ -225,9 +226,8 @@ def warn(error):
 def hand_over(record, name, files=()):
     """Bring a record and its files to MLflow, and all that waits; what does not get there is kept on disk."""
     try:
-        with LOCK:
-            keep(record, name, files)
-            deliver_all()
+        keep(record, name, files)
+        deliver_all()
     except OSError as error:
         warn(error)
 
@@ -236,12 +236,13 @@ def keep(record, name, files):
     """Put a record and its files on disk; or if there is no room, bring them to MLflow at once."""
     folder = UNDELIVERED / name
     try:
-        (folder / "files").mkdir(parents=True, exist_ok=True)
-        for path in files:
-            with atomic_write(folder / "files" / path.name) as file:
-                file.write(path.read_bytes())
-        with atomic_write(folder / "record.json") as file:  # the last: what has no record was not handed over
-            file.write(json.dumps(vars(record)).encode())
+        with KEEPING:
+            (folder / "files").mkdir(parents=True, exist_ok=True)
+            for path in files:
+                with atomic_write(folder / "files" / path.name) as file:
+                    file.write(path.read_bytes())
+            with atomic_write(folder / "record.json") as file:  # the last: what has no record was not handed over
+                file.write(json.dumps(vars(record)).encode())
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -259,32 +260,45 @@ def give_up(values):
         return
     record.status, record.end = KILLED, now()
     try:
-        with LOCK:
-            if not (UNDELIVERED / name / "record.json").exists():  # else it has had time to keep a later one
-                keep(record, name, ())
-            deliver_all()
+        if not (UNDELIVERED / name / "record.json").exists():  # else it has had time to keep a later one
+            keep(record, name, ())
+        deliver_all()
     except OSError as error:
         warn(error)
 
 
 def deliver_all():
     """Bring all that waits to MLflow, the oldest first; return how many records that were. OSError if one is left."""
-    unreadable, waiting = [], []
+    waiting, failures, refused = [], [], set()
     with LOCK:
-        for folder in UNDELIVERED.glob("*/"):
-            try:
-                waiting.append((Record(**json.loads((folder / "record.json").read_bytes())), folder))
-            except FileNotFoundError:  # handing it over was cut short, or clearing it away
-                shutil.rmtree(folder)
-            except (ValueError, TypeError):
-                unreadable.append(folder)
+        with KEEPING:
+            for folder in UNDELIVERED.glob("*/"):
+                try:
+                    contents = (folder / "record.json").read_bytes()
+                    waiting.append((Record(**json.loads(contents)), contents, folder))
+                except FileNotFoundError:  # handing it over was cut short, or clearing it away
+                    shutil.rmtree(folder)
+                except (ValueError, TypeError):
+                    failures.append(OSError(f"{folder} is damaged, and cannot be delivered: delete it"))
         connection = connect() if waiting else None
-        for record, folder in sorted(waiting, key=lambda entry: entry[0].start):  # a run before what belongs to it
-            Delivery(record).deliver(connection, sorted((folder / "files").glob("*")))
-            (folder / "record.json").unlink()
-            shutil.rmtree(folder)
-    if unreadable:
-        raise OSError(f"{unreadable[0]} is damaged, and cannot be delivered: delete it")
+        for record, contents, folder in sorted(waiting, key=lambda entry: entry[0].start):  # a run before its samples
+            if (weights := record.tags.get("weights.md5", folder)) in refused:
+                continue
+            try:
+                Delivery(record).deliver(connection, sorted((folder / "files").glob("*")))
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    connect()  # a server that refuses what comes may hang up as well
+                connection = connect()  # else it is gone, and the rest can wait
+                failures.append(error)
+                refused.add(weights)
+                continue
+            with KEEPING:
+                if (folder / "record.json").read_bytes() == contents:  # else a later one is there
+                    (folder / "record.json").unlink()
+                    shutil.rmtree(folder)
+    if failures:
+        raise failures[0]
     return len(waiting)
 
 

@@ -225,6 +225,8 @@ def train_here(group):
         with threadpool_limits(1), ThreadPoolExecutor() as pool:  # BLAS's number of threads would move the last bits
             everywhere = group.share(pool.map) if group else pool.map
             loss = evaluate(model, validation_ids, parallel_map=everywhere)
+        if group:
+            group.part()
         if first:
             finish(model, vocab, loss, corpus, settings, progress, record)
     except BaseException as error:

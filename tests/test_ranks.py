@@ -15,8 +15,15 @@ import servers
 from conftest import Checkout, made_once, mlflow_runs
 
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
-MANY = {"train": {"steps": 60, "evaluation_interval": 10, "shards": 4, "dropout": 0.1}, "checkpoint": {"interval": 10}}
-ENDLESS = {"train": {"steps": 1_000_000, "evaluation_interval": 10, "shards": 4}, "checkpoint": {"interval": 10}}
+STEPS = 200
+MANY = {
+    "train": {"steps": STEPS, "evaluation_interval": 10, "shards": 4, "dropout": 0.1},
+    "checkpoint": {"interval": 50},
+}
+ENDLESS = {  # its only checkpoint is that of the first step
+    "train": {"steps": 1_000_000, "evaluation_interval": 10, "shards": 4},
+    "checkpoint": {"interval": 1_000_000},
+}
 
 
 def results(checkout):
@@ -68,7 +75,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(encoded, alone, count, threads
     assert process.stderr == ""
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 61))
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, STEPS + 1))
     assert run.info.status == "FINISHED"
 
 
@@ -85,7 +92,7 @@ def test_dvc_repro_itself_runs_distributed_and_makes_the_same_bytes(finished):
     ("what", "message"), [("killed", "a rank died, or `mpirun -n 2`"), ("stopped", "has not answered rank")]
 )
 def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, alone, what, message):
-    encoded.set_params(**MANY)
+    encoded.set_params(**(MANY if what == "killed" else ENDLESS))
     encoded.set_params(train={"launcher": "mpirun -n 2"})
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 30:" not in process.stdout.readline():
@@ -104,7 +111,25 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, al
     assert "going on from data/checkpoint.npz, after step " in out
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, 61))
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_rank_that_hangs_when_they_meet_or_part_ends_all(encoded, when):
+    """With less patience, to be done sooner."""
+    ranks, program = encoded.path / "pipeline/ranks.py", encoded.path / "pipeline/train.py"
+    ranks.write_text(ranks.read_text().replace("PATIENCE_TO_MEET = 60", "PATIENCE_TO_MEET = 5"))
+    hang = "os.environ['PMI_RANK'] == '1' and time.sleep(1000)"
+    if when == "before":
+        (encoded.path / "apart").write_text('#!/bin/sh\n[ "$PMI_RANK" = 0 ] || exec sleep 1000\nexec "$@"\n')
+    else:
+        program.write_text(program.read_text().replace("group.part()", f"import os; {hang}; group.part()"))
+        (encoded.path / "apart").write_text('exec "$@"\n')
+    err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
+    assert err.startswith("error: a rank died, or `mpirun -n 2 sh ./apart` failed, with exit code ")
+    assert err.count("\n") == 1
+    assert not processes(encoded.path)
+    assert (encoded.path / "data/checkpoint.npz").exists() == (when == "after")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -155,6 +180,10 @@ def test_what_cannot_be_launched_is_one_line(encoded):
     err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
     assert "has other params, text, code or NumPy than" in err
     assert err.count("\n") == 1
+    encoded.environment["OMPI_COMM_WORLD_SIZE"] = "2"  # as Open MPI's launcher says to the ranks that it starts
+    message = "train.launcher is of another MPI than mpi4py's: its ranks do not find each other"
+    assert train(encoded, "env", code=1).stderr == f"error: {message}\n"
+    del encoded.environment["OMPI_COMM_WORLD_SIZE"]
     (encoded.path / "mpi4py").mkdir()
     (encoded.path / "mpi4py/__init__.py").write_text("raise ImportError('it is not installed')")
     message = "train.launcher needs mpi4py and MPI (it is not installed): `pip install .[mpi]`"
@@ -217,7 +246,7 @@ class Hosts:
     def __exit__(self, *_):
         for name in self.names:  # whatever still runs there
             for process in subprocess.check_output(["ip", "netns", "pids", name], text=True).split():
-                if b"sshd" not in Path(f"/proc/{process}/cmdline").read_bytes():
+                if b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes():  # but the servers, which end below
                     os.kill(int(process), signal.SIGKILL)
         self.stack.close()
 
@@ -270,8 +299,7 @@ def hosts(tmp_path):
 
 def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
     """By SSH and TCP, four ranks on three hosts; then, without the third, the training goes on to the same bytes."""
-    encoded.set_params(**MANY)
-    encoded.set_params(train={"steps": 600})
+    encoded.set_params(**ENDLESS)
     addresses = hosts.addresses if hosts else ["127.0.0.1"]
     hostfile = tmp_path / "hosts.txt"
     hostfile.write_text("\n".join(f"{a}:{2 if a == addresses[0] else 1}" for a in addresses) + "\n")
@@ -292,7 +320,12 @@ def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
     assert "has not answered rank" in err
     assert err.count("\n") == 1
 
-    encoded.set_params(train={"steps": 60})  # its own training, as that of `alone`
+    until = time.monotonic() + 30
+    while ranks_of(encoded):  # the one that was cut off ends itself
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+    encoded.set_params(**MANY)  # its own training, as that of `alone`
     hostfile.write_text("\n".join(f"{address}:1" for address in addresses[:2]) + "\n")
     encoded.set_params(train={"launcher": f"mpirun -n 2 --hostfile {hostfile}{by_ssh}"})
     assert "on 2 ranks" in encoded.run(*on_first, sys.executable, "-m", "pipeline.train").stdout

@@ -1,11 +1,15 @@
 """A tracking server that is down, slow, or gone halfway costs nothing but patience; and it is told no secrets."""
 
+import json
 import secrets
 import socket
 from contextlib import closing
 
 from conftest import mlflow_runs
+from filelock import FileLock
 from servers import Tracking
+
+from pipeline import tracking
 
 SECRET = secrets.token_hex(16)
 
@@ -31,10 +35,24 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
     err = encoded.stage("deliver", code=1).stderr
     assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
+
+    (tmp_path / "artifacts").touch()  # where a folder should be, so that it takes no files: all else gets there
+    stopped = tracking.Record("training", {"training": "stopped"}, status=tracking.KILLED, end=tracking.now())
+    (encoded.path / "data/undelivered/stopped").mkdir()
+    (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
+    with server:
+        refused = encoded.stage("deliver", code=1)
+        assert refused.stderr.startswith("error: MLflow does not take a run (")
+        client, runs = server.runs()
+        assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
+        client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))
+    assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
+    (tmp_path / "artifacts").unlink()
+
     with server:
         delivered = encoded.stage("deliver")
         assert delivered.stdout == "delivered 3 records\n"
-        assert_secret([*stages, delivered], encoded.path, tmp_path)
+        assert_secret([*stages, refused, delivered], encoded.path, tmp_path)
         assert encoded.stage("deliver").stdout == "nothing waits to be delivered\n"
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
@@ -43,6 +61,18 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         made = {"weights.pkl", "vocab.json", "loss.png", "model", "samples.txt", "attention.png", "attention.html"}
         assert artifacts == made
     assert not list(encoded.path.glob("data/undelivered/*/"))
+
+
+def test_what_another_keeps_waiting_is_not_lost(encoded, monkeypatch, capsys):
+    """Another, in this checkout, delivers for longer than this one waits."""
+    monkeypatch.chdir(encoded.path)
+    monkeypatch.setattr(tracking.LOCK, "timeout", 0.1)
+    monkeypatch.setattr(tracking, "warned", False)
+    with FileLock(tracking.LOCK.lock_file):
+        tracking.hand_over(tracking.Record("training", {"training": "one"}, status=tracking.FINISHED, end=1), "one")
+    assert "what it should know is kept in data/undelivered" in capsys.readouterr().err
+    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+    assert mlflow_runs(encoded)[1][0].data.tags["training"] == "one"
 
 
 def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp_path):
@@ -102,11 +132,10 @@ def assert_secret(printed, *folders):
 
 
 def test_an_error_that_quotes_a_secret_is_cleaned(monkeypatch):
-    from pipeline.tracking import without_secrets
-
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-123")
     error = ValueError(f"no answer\nfrom https://me:{SECRET}@example.org/x with token-123")
-    assert without_secrets(error) == "no answer from https://example.org/x with $MLFLOW_TRACKING_TOKEN"
+    assert tracking.without_secrets(error) == "no answer from https://example.org/x with $MLFLOW_TRACKING_TOKEN"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"founder:{SECRET}@host:5000")
-    assert without_secrets(f"unsupported URI 'founder:{SECRET}@host:5000'") == "unsupported URI '$MLFLOW_TRACKING_URI'"
-    assert SECRET not in without_secrets(f"cannot open 'x://founder:{SECRET}@host/db'")
+    unsupported = tracking.without_secrets(f"unsupported URI 'founder:{SECRET}@host:5000'")
+    assert unsupported == "unsupported URI '$MLFLOW_TRACKING_URI'"
+    assert SECRET not in tracking.without_secrets(f"cannot open 'x://founder:{SECRET}@host/db'")
