@@ -44,7 +44,7 @@ best: setup
 	@$(BIN)/dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses auto --maxschedchunk 1
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 torture: setup
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py

@@ -34,6 +34,7 @@ class Checkout:
         self.path = path
         ours = ("MLFLOW_", "PYTHONUN", "MAKE", "MFLAGS")  # what the tests themselves were started with
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        self.environment["OMP_NUM_THREADS"] = "1"  # since several tests run at once
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def start(self, *command, **options):
@@ -73,9 +74,8 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_collection_modifyitems(items):
     """The longest first: else a worker would still be at one of them when the others are done."""
-    long = ["serving", "sharing", "tracking", "ranks", "resume", "ui", "notebook", "pipeline", "bad_input"]
-    order = {f"test_{name}.py": place for place, name in enumerate(long)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    long = ("bad_input", "notebook", "pipeline", "ranks", "resume", "serving", "sharing", "tracking", "ui")
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in long)
 
 
 def made_once(factory, name, make):
