@@ -225,8 +225,13 @@ def warn(error):
 
 def hand_over(record, name, files=()):
     """Bring a record and its files to MLflow, and all that waits; what does not get there is kept on disk."""
+    keep(record, name, files)
+    deliver_or_warn()
+
+
+def deliver_or_warn():
+    """Bring all that waits to MLflow, or say that it goes on waiting."""
     try:
-        keep(record, name, files)
         deliver_all()
     except OSError as error:
         warn(error)
@@ -258,13 +263,10 @@ def give_up(values):
         name = record.tags["training"]
     except (TypeError, KeyError):  # another version of this project wrote it
         return
-    record.status, record.end = KILLED, now()
-    try:
-        if not (UNDELIVERED / name / "record.json").exists():  # else it has had time to keep a later one
-            keep(record, name, ())
-        deliver_all()
-    except OSError as error:
-        warn(error)
+    if not (UNDELIVERED / name / "record.json").exists():  # else it has had time to keep a later one
+        record.status, record.end = KILLED, now()
+        keep(record, name, ())
+    deliver_or_warn()
 
 
 def deliver_all():
