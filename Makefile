@@ -82,6 +82,6 @@ lint: setup
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
-	cd data && rm -f corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
-		train_loss.csv validation_loss.csv loss.png samples.txt attention.png attention.html checkpoint.npz *.lock *.tmp
+	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
+		train_loss.csv validation_loss.csv loss.png samples.txt attention.png attention.html *.lock *.tmp
 	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # what waits there stays

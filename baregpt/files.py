@@ -7,7 +7,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary binary file that becomes `path` at the end; after any error, `path` is what it was before."""
+    """Open a temporary binary file that becomes `path` at the end; after any error, `path` is what
+    it was before.
+    """
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -18,5 +20,4 @@ def atomic_write(path):
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        temporary.unlink(missing_ok=True)

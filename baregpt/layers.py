@@ -1,14 +1,21 @@
 """Each layer's forward pass with its backward pass beside it.
 
-A layer is two functions: `name(x, ...) -> y, cache` and `name_backward(dy, cache) -> dx, gradients`. `dy` is the
-derivative of the loss with respect to `y` and has its shape; `gradients` has one for each of the layer's own
-parameters. A backward pass is its forward pass read in reverse, by three rules: y = x W gives dx = dy Wᵀ and
-dW = xᵀ dy; a sum hands dy on to each of its terms; what was used in several places collects from all of them.
+A layer is two functions: `name(x, ...) -> y, cache` and `name_backward(dy, cache) -> dx,
+gradients`. `dy` is the derivative of the loss with respect to `y` and has its shape; `gradients`
+has one for each of the layer's own parameters, by its name. A backward pass is its forward pass
+read in reverse, by three rules: y = x W gives dx = dy Wᵀ and dW = xᵀ dy; a sum hands dy on to each
+of its terms; what was used in several places collects from all of them.
 
-Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H, V characters.
+Four are only steps of a layer, without parameters, and shorter for it: `softmax` and `dropout`
+cache just the array that their mirror needs, `rotate` is its own mirror with other angles, and
+`cross_entropy`, where the loss is, has no dy.
+
+Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H,
+V characters.
 """
 
 import math
+from types import SimpleNamespace as Cache
 
 import numpy as np
 
@@ -21,14 +28,19 @@ FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to sc
 
 def embedding(ids, tokens, positions):
     """Token plus position embedding: ids (B, T), tokens (V, D), positions (T, D) -> (N, D)."""
-    return (tokens[ids] + positions).reshape(-1, tokens.shape[1]), (ids, len(tokens))
+    y = (tokens[ids] + positions).reshape(-1, tokens.shape[1])
+    return y, Cache(ids=ids, vocab_size=len(tokens))
 
 
 def embedding_backward(dy, cache):
-    """Each embedding collects from all the places where it was used; ids have no derivative."""
-    ids, vocab_size = cache
-    one_hot = (np.arange(vocab_size)[:, None] == ids.reshape(-1)).astype(dy.dtype)  # (V, N)
-    return None, {"tokens": one_hot @ dy, "positions": dy.reshape(*ids.shape, -1).sum(axis=0)}
+    """Each embedding collects from all the places where it was used; ids have no derivative.
+
+    To pick rows of `tokens` is to multiply it by one-hot rows, so its gradient is a product, too:
+    that is faster than adding up row by row, and sums in an order that never changes.
+    """
+    one_hot = np.arange(cache.vocab_size)[:, None] == cache.ids.reshape(-1)  # (V, N)
+    positions = dy.reshape(*cache.ids.shape, -1).sum(axis=0)
+    return None, {"tokens": one_hot.astype(dy.dtype) @ dy, "positions": positions}
 
 
 def row_mean(x, y):
@@ -37,57 +49,71 @@ def row_mean(x, y):
 
 
 def layer_norm(x, gain, bias):
-    """y = gain · n + bias, n = (x - mean) / std by row (Ba et al. 2016, arXiv:1607.06450): (N, D) -> (N, D)."""
-    normalized = x - x.sum(axis=1, keepdims=True) / x.shape[1]
-    inverse_std = (row_mean(normalized, normalized) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
-    normalized *= inverse_std
-    return normalized * gain + bias, (normalized, inverse_std, gain)
+    """y = gain · n + bias with n = (x - mean) / std, by row: (N, D) -> (N, D).
+
+    Ba et al. 2016, arXiv:1607.06450.
+    """
+    centered = x - x.sum(axis=1, keepdims=True) / x.shape[1]
+    inverse_std = (row_mean(centered, centered) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
+    normalized = np.multiply(centered, inverse_std, out=centered)  # n, (N, D)
+    y = normalized * gain + bias
+    return y, Cache(normalized=normalized, inverse_std=inverse_std, gain=gain)
 
 
 def layer_norm_backward(dy, cache):
-    """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain: what moves mean or std cannot pass."""
-    normalized, inverse_std, gain = cache
-    dn = dy * gain
-    dx = (dn - row_mean(dy, gain) - normalized * row_mean(dn, normalized)) * inverse_std
-    return dx, {"gain": np.einsum("nd,nd->d", dy, normalized), "bias": dy.sum(axis=0)}
+    """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain.
+
+    What would move the mean or the std of a row cannot pass. mean(dn) is mean(dy · gain), one
+    product without a pass over dn.
+    """
+    dnormalized = dy * cache.gain
+    along_mean = row_mean(dy, cache.gain)
+    along_std = row_mean(dnormalized, cache.normalized)
+    dx = (dnormalized - along_mean - cache.normalized * along_std) * cache.inverse_std
+    return dx, {"gain": np.einsum("nd,nd->d", dy, cache.normalized), "bias": dy.sum(axis=0)}
 
 
 def gelu(x):
-    """GELU in its tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415), any shape.
+    """GELU in its tanh form, y = x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), any shape.
 
-    y = x (1 + tanh u) / 2 = x σ(2u) with u = √(2/π) (x + 0.044715 x³). We write σ, because it needs `exp`, which
-    NumPy computes in half the time of `tanh`.
+    Hendrycks and Gimpel 2016, arXiv:1606.08415. Its slope, dy/dx = (1 + tanh u) / 2 · (1 + x u'
+    (1 - tanh u)) with u' = √(2/π) (1 + 3 · 0.044715 x²), is worked out here, where its parts are.
     """
-    exponent = ((-2 * GELU_SCALE * GELU_CUBIC) * x * x - 2 * GELU_SCALE) * x  # -2u
-    gate = 1 / (1 + np.exp(np.minimum(exponent, 80)))  # σ(2u); σ(-80) is as good as 0, and exp(89) would overflow
-    return x * gate, (x, gate)
+    square = x * x
+    tanh = np.tanh((GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x)
+    gate = (1 + tanh) / 2
+    slope = ((3 * GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x * (1 - tanh) + 1) * gate
+    return x * gate, Cache(slope=slope)
 
 
 def gelu_backward(dy, cache):
-    """dx = dy · (σ + x σ (1 - σ) 2u') with u' = √(2/π) (1 + 3 · 0.044715 x²).
-
-    In this order each operation but two works in place, on the result of the one before it.
-    """
-    x, gate = cache
-    return (((6 * GELU_SCALE * GELU_CUBIC) * x * x + 2 * GELU_SCALE) * x * (1 - gate) + 1) * gate * dy, {}
+    """dx = dy · dy/dx, element by element."""
+    return dy * cache.slope, {}
 
 
 def mlp(x, w1, b1, w2, b2):
-    """Widen, GELU, narrow: (N, D) -> (N, 4D) -> (N, D)."""
-    activated, activation = gelu(x @ w1 + b1)
-    return activated @ w2 + b2, (x, w1, activation, activated, w2)
+    """Widen, GELU, narrow: hidden = GELU(x W₁ + b₁), y = hidden W₂ + b₂.
+
+    x (N, D), w1 (D, 4D), b1 (4D,), w2 (4D, D), b2 (D,) -> (N, D).
+    """
+    hidden, activation = gelu(x @ w1 + b1)  # (N, 4D)
+    return hidden @ w2 + b2, Cache(x=x, w1=w1, w2=w2, hidden=hidden, activation=activation)
 
 
 def mlp_backward(dy, cache):
-    """The mirror of `mlp`."""
-    x, w1, activation, activated, w2 = cache
-    dhidden, _ = gelu_backward(dy @ w2.T, activation)
-    gradients = {"w1": x.T @ dhidden, "b1": dhidden.sum(axis=0), "w2": activated.T @ dy, "b2": dy.sum(axis=0)}
-    return dhidden @ w1.T, gradients
+    """dW₂ = hiddenᵀ dy, dhidden = dy W₂ᵀ; through GELU; dW₁ = xᵀ dwide, dx = dwide W₁ᵀ.
+
+    dwide (N, 4D) is the derivative with respect to x W₁ + b₁. Each bias was added to all rows, so
+    it collects from all of them.
+    """
+    dwide, _ = gelu_backward(dy @ cache.w2.T, cache.activation)
+    first = {"w1": cache.x.T @ dwide, "b1": dwide.sum(axis=0)}
+    second = {"w2": cache.hidden.T @ dy, "b2": dy.sum(axis=0)}
+    return dwide @ cache.w1.T, first | second
 
 
 def softmax(x):
-    """Softmax over the last axis, any shape."""
+    """exp(x) / Σ exp(x) over the last axis, any shape."""
     y = x - x.max(axis=-1, keepdims=True)  # the largest exponent is 0: no overflow
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
@@ -100,103 +126,147 @@ def softmax_backward(dy, y):
 
 
 def rotate(x, turns):
-    """Rotary positions (Su et al. 2021, arXiv:2104.09864): pairs of x (..., T, d), as complex numbers, times turns.
+    """Rotary positions: neighbours in x (..., T, d), taken as complex numbers, times their turns.
 
-    turns (T, d / 2) are of length 1, so its mirror is to turn back, by their conjugates.
+    Su et al. 2021, arXiv:2104.09864. turns (T, d / 2) are of length 1, so its mirror is to turn
+    back, by their conjugates.
     """
     return (x.view(turns.dtype) * turns).view(x.dtype)
 
 
 def causal_blocks(length, total):
-    """Blocks of T queries, the last of S positions, each with all that it may see: pairs of slices (queries, keys).
+    """Blocks of T queries, the last of S positions, each with the keys that any of it may see: a
+    list of pairs of slices (queries, keys).
 
-    Working by blocks skips most of the half of all scores that causality forbids.
+    Causality forbids half of all scores, and by blocks most of them are not computed at all: with
+    blocks of 64 a quarter of the scores at T = 128, 3/8 at T = 256. Inside a block a mask does it.
     """
     stops = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
     return [(slice(i * BLOCK, stop), slice(total - length + stop)) for i, stop in enumerate(stops)]
 
 
 def attention(x, qkv, out, n_heads, length, turns=None, past=None):
-    """Causal multi-head attention (Vaswani et al. 2017, arXiv:1706.03762): (N, D) -> (N, D).
+    """Causal multi-head attention: (N, D) -> (N, D). Vaswani et al. 2017, arXiv:1706.03762.
 
-    `qkv` (D, 3D) makes queries, keys and values, `out` (D, D) mixes what the heads found; `length` is T; `turns` rotate
-    queries and keys. `past` (2, B, H, S, d) holds the keys and values of S - T earlier positions, to be attended to
-    as well, and room for those of these T, which are put there.
+    By sequence and head, with T = `length` and d = D / H:
+
+    1. query, key, value = x W_qkv, cut into heads          qkv (D, 3D); (B, H, T, d) each
+    2. scores = query keyᵀ / √d                             (B, H, T, T)
+    3. weights = softmax(scores), where the future is -∞    row i: how much i takes of each position
+    4. mixed = weights value                                (B, H, T, d); joined, (N, D)
+    5. y = joined W_out                                     out (D, D)
+
+    A score sums d products, whose variance is about 1 each: divided by √d, it has variance 1 too,
+    and softmax does not start at its flat ends. The query is divided, since it is smallest.
+
+    `turns` rotate queries and keys. `past` (2, B, H, S, d) holds the keys and values of S - T
+    earlier positions, to be attended to as well, and room for those of these T, which are put
+    there.
     """
-    heads = (x @ qkv).reshape(-1, length, 3, n_heads, x.shape[1] // n_heads).transpose(2, 0, 3, 1, 4)
+    width = x.shape[1] // n_heads
+    heads = (x @ qkv).reshape(-1, length, 3, n_heads, width).transpose(2, 0, 3, 1, 4)
     if turns is not None:
         heads[:2] = rotate(heads[:2], turns)
-    query, key, value = heads  # (B, H, T, d) each
-    query = query * query.shape[3] ** -0.5
+    query, key, value = heads
+    scaled = query * width**-0.5
     if past is not None:
         past[:, :, :, -length:] = heads[1:]
         key, value = past
-    mixed, weights = np.empty(query.shape, x.dtype), []
+    mixed = np.empty(query.shape, x.dtype)
+    weights = []
     for rows, seen in causal_blocks(length, key.shape[2]):
-        scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
-        scores[..., -scores.shape[2] :] += FUTURE[: scores.shape[2], : scores.shape[2]]
-        weights.append(softmax(scores))  # row i: how much of each position's value position i takes
+        scores = scaled[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
+        size = scores.shape[2]
+        scores[..., -size:] += FUTURE[:size, :size]
+        weights.append(softmax(scores))
         np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
-    mixed = mixed.swapaxes(1, 2).reshape(x.shape)
-    return mixed @ out, (x, qkv, query, key, value, weights, mixed, out, turns)
+    joined = mixed.swapaxes(1, 2).reshape(x.shape)  # (N, D): heads side by side
+    cache = Cache(x=x, qkv=qkv, out=out, turns=turns, key=key, value=value, joined=joined)
+    cache.scaled = scaled  # (B, H, T, d): the query, divided by √d
+    cache.weights = weights  # by block of queries: (B, H, queries, keys)
+    return joined @ out, cache
 
 
 def attention_backward(dy, cache):
-    """The mirror of `attention`."""
-    x, qkv, query, key, value, weights, mixed, out, turns = cache
-    batch, n_heads, length, width = query.shape
-    dmixed = (dy @ out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)  # (B, H, T, d)
-    dheads = np.zeros((batch, length, 3, n_heads, width), x.dtype)
-    dquery, dkey, dvalue = dparts = dheads.transpose(2, 0, 3, 1, 4)  # views of it, (B, H, T, d) each
-    for (rows, seen), w in zip(causal_blocks(length, length), weights):
-        dscores = softmax_backward(dmixed[:, :, rows] @ value[:, :, seen].swapaxes(2, 3), w)
-        dquery[:, :, rows] = dscores @ key[:, :, seen] * width**-0.5
-        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ query[:, :, rows]
-        dvalue[:, :, seen] += w.swapaxes(2, 3) @ dmixed[:, :, rows]
-    if turns is not None:
-        dparts[:2] = rotate(dparts[:2], turns.conj())
-    dheads = dheads.reshape(len(x), -1)  # (N, 3D)
-    return dheads @ qkv.T, {"qkv": x.T @ dheads, "out": mixed.T @ dy}
+    """The mirror of `attention`, from 5 to 1:
+
+    5. dmixed = dy W_outᵀ, dW_out = joinedᵀ dy
+    4. dweights = dmixed valueᵀ, dvalue = weightsᵀ dmixed
+    3. dscores by `softmax_backward`
+    2. dquery = dscores key / √d, dkey = dscoresᵀ query / √d: the query in the cache is divided
+    1. dqkv is dquery, dkey and dvalue side by side: dx = dqkv W_qkvᵀ, dW_qkv = xᵀ dqkv
+    """
+    batch, n_heads, length, width = cache.scaled.shape
+    dmixed = (dy @ cache.out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)
+    dheads = np.zeros((batch, length, 3, n_heads, width), dy.dtype)
+    dparts = dheads.transpose(2, 0, 3, 1, 4)  # a view, as are its three, (B, H, T, d) each
+    dquery, dkey, dvalue = dparts
+    for (rows, seen), weights in zip(causal_blocks(length, length), cache.weights):
+        dweights = dmixed[:, :, rows] @ cache.value[:, :, seen].swapaxes(2, 3)
+        dscores = softmax_backward(dweights, weights)
+        dquery[:, :, rows] = dscores @ cache.key[:, :, seen] * width**-0.5
+        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ cache.scaled[:, :, rows]
+        dvalue[:, :, seen] += weights.swapaxes(2, 3) @ dmixed[:, :, rows]
+    if cache.turns is not None:
+        dparts[:2] = rotate(dparts[:2], cache.turns.conj())
+    dqkv = dheads.reshape(len(dy), -1)  # (N, 3D)
+    return dqkv @ cache.qkv.T, {"qkv": cache.x.T @ dqkv, "out": cache.joined.T @ dy}
 
 
 def attention_map(cache):
-    """The weights of an attention layer: (B, H, T, T)."""
-    length, weights = cache[2].shape[2], cache[5]
-    return np.concatenate([np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in weights], axis=2)
+    """The weights of an attention layer, its blocks put together: (B, H, T, T)."""
+    length = cache.scaled.shape[2]
+    rows = [np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in cache.weights]
+    return np.concatenate(rows, axis=2)
 
 
 def dropout(x, rate, random):
-    """Zero each number with probability `rate`, scale the others to keep the mean (Srivastava et al. 2014): any shape.
+    """Zero each number with probability `rate`, scale the others to keep the mean: any shape.
 
-    Its mirror is to multiply dy by the same mask; without `random` nothing happens.
+    Srivastava et al. 2014. Its mirror is to multiply dy by the same mask; without `random` there
+    is no mask, and nothing happens.
     """
-    mask = (random.random(x.shape, np.float32) >= rate) / x.dtype.type(1 - rate) if random else 1
-    return x * mask if random else x, mask
+    if random is None:
+        return x, None
+    mask = (random.random(x.shape, np.float32) >= rate) / x.dtype.type(1 - rate)
+    return x * mask, mask
+
+
+def dropout_backward(dy, mask):
+    """dx = dy · mask."""
+    return dy if mask is None else dy * mask
 
 
 def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
-    """One Transformer block: attention, then the MLP, each on normalized input and added to x: (N, D) -> (N, D)."""
-    normed, ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
-    attended, attend = attention(normed, p["attention.qkv"], p["attention.out"], n_heads, length, turns, past)
-    attended, attended_mask = dropout(attended, rate, random)
-    x = x + attended
-    normed, ln2 = layer_norm(x, p["ln2.gain"], p["ln2.bias"])
-    transformed, transform = mlp(normed, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
-    transformed, transformed_mask = dropout(transformed, rate, random)
-    return x + transformed, (ln1, attend, attended_mask, ln2, transform, transformed_mask)
+    """One Transformer block: (N, D) -> (N, D), with p its parameters by name.
+
+    middle = x + dropout(attention(layer_norm(x))), y = middle + dropout(mlp(layer_norm(middle))).
+    """
+    cache = Cache()
+    normed1, cache.ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
+    matrices = p["attention.qkv"], p["attention.out"]
+    attended, cache.attention = attention(normed1, *matrices, n_heads, length, turns, past)
+    kept1, cache.mask1 = dropout(attended, rate, random)
+    middle = x + kept1
+    normed2, cache.ln2 = layer_norm(middle, p["ln2.gain"], p["ln2.bias"])
+    thought, cache.mlp = mlp(normed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
+    kept2, cache.mask2 = dropout(thought, rate, random)
+    return middle + kept2, cache
 
 
 def block_backward(dy, cache):
     """The mirror of `block`: at each sum, dy flows on both through the layer and around it."""
-    ln1, attend, attended_mask, ln2, transform, transformed_mask = cache
-    dnormed, dmlp = mlp_backward(dy * transformed_mask, transform)
-    dx, dln2 = layer_norm_backward(dnormed, ln2)
-    dx += dy
-    dnormed, dattention = attention_backward(dx * attended_mask, attend)
-    dinput, dln1 = layer_norm_backward(dnormed, ln1)
-    dinput += dx
+    dthought = dropout_backward(dy, cache.mask2)
+    dnormed2, dmlp = mlp_backward(dthought, cache.mlp)
+    dmiddle, dln2 = layer_norm_backward(dnormed2, cache.ln2)
+    dmiddle += dy
+    dattended = dropout_backward(dmiddle, cache.mask1)
+    dnormed1, dattention = attention_backward(dattended, cache.attention)
+    dx, dln1 = layer_norm_backward(dnormed1, cache.ln1)
+    dx += dmiddle
     parts = {"ln1": dln1, "attention": dattention, "ln2": dln2, "mlp": dmlp}
-    return dinput, {f"{part}.{name}": g for part, gradients in parts.items() for name, g in gradients.items()}
+    named = {f"{part}.{name}": d for part, ds in parts.items() for name, d in ds.items()}
+    return dx, named
 
 
 def cross_entropy(logits, targets):
@@ -204,12 +274,12 @@ def cross_entropy(logits, targets):
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     places = np.arange(len(targets)), targets
-    return -float(log_probabilities[places].mean(dtype=np.float64)), (log_probabilities, places)
+    loss = -float(log_probabilities[places].mean(dtype=np.float64))
+    return loss, Cache(log_probabilities=log_probabilities, places=places)
 
 
 def cross_entropy_backward(cache):
     """dlogits = (softmax(logits) - one_hot(targets)) / N."""
-    log_probabilities, places = cache
-    dlogits = np.exp(log_probabilities)
-    dlogits[places] -= 1
+    dlogits = np.exp(cache.log_probabilities)
+    dlogits[cache.places] -= 1
     return dlogits / len(dlogits)

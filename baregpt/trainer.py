@@ -15,9 +15,10 @@ from baregpt.optimizer import Optimizer, schedule
 class Training:
     """How to train.
 
-    Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one fixed order:
-    shards set how many threads can help, and with the last bits of the result; threads change no bit of it. Learning
-    rates are those at the top of the schedule. If Muon has one, it trains the matrices of the blocks, Adam the rest.
+    Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one
+    fixed order: shards set how many threads can help, and with the last bits of the result; threads
+    change no bit of it. Learning rates are those at the top of the schedule. If Muon has one, it
+    trains the matrices of the blocks, Adam the rest.
     """
 
     steps: int = 1500
@@ -36,70 +37,98 @@ class Training:
 
 
 def random_windows(ids, length, count, seed):
-    """`count` windows at random places: inputs (count, length), and targets one character further on."""
+    """`count` windows at random places: inputs (count, length), and targets one character further
+    on.
+    """
     starts = np.random.default_rng(seed).integers(0, len(ids) - length, count)
     windows = ids[starts[:, None] + np.arange(length + 1)]
     return windows[:, :-1], windows[:, 1:]
 
 
 def evaluate(model, ids, max_windows=None, parallel_map=map):
-    """Mean loss, nats a character, over consecutive windows of block_size: all of them, or some spread evenly."""
+    """Mean loss, nats a character, over consecutive windows of block_size: all of them, or some
+    spread evenly.
+    """
     length = model.config.block_size
     windows = [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]
     if max_windows and max_windows < len(windows):
         windows = [windows[i * len(windows) // max_windows] for i in range(max_windows)]
-    losses = parallel_map(lambda window: model.loss(window[None, :-1], window[None, 1:]), windows)
-    return float(np.average(list(losses), weights=[len(window) - 1 for window in windows]))  # the last is shorter
+
+    def loss(window):
+        return model.loss(window[None, :-1], window[None, 1:])
+
+    sizes = [len(window) - 1 for window in windows]  # the last is shorter
+    return float(np.average(list(parallel_map(loss, windows)), weights=sizes))
 
 
 def sum_tree(arrays):
-    """Sum arrays along one fixed tree, halves of halves: the same bits however the work is spread."""
+    """Sum arrays along one fixed tree, halves of halves. Floating-point sums depend on their order:
+    by this one any half can be summed elsewhere, on another machine, to the same bits.
+    """
     half = len(arrays) // 2
     return sum_tree(arrays[:half]) + sum_tree(arrays[half:]) if half else arrays[0]
 
 
-def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0, share=None):
+def alone(parallel_map):
+    """How one process shares its work out: not at all."""
+    return parallel_map
+
+
+def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0,
+          share=alone):  # fmt: skip
     """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
-    (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character, validation_loss
-    None between evaluations, the norm that before clipping. Same model, ids and settings: same parameters, to the
-    last bit, whatever the number of threads (by default as many as BLAS would use, so OMP_NUM_THREADS holds). Between
-    steps, model and optimizer are all that there is to know: with both as they were after `taken` steps, training
-    goes on as if it had never stopped. ValueError if a split has no room for a window, or if training diverges.
+    (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character,
+    validation_loss None between evaluations, the norm that before clipping. Same model, ids and
+    settings: same parameters, to the last bit, whatever the number of threads (by default as many
+    as BLAS would use, so OMP_NUM_THREADS holds). Between steps, model and optimizer are all that
+    there is to know: with both as they were after `taken` steps, training goes on as if it had
+    never stopped. ValueError if a split has no room for a window, or if training diverges.
 
-    share: how several processes train one model together. Given the map over this one's threads, it returns a map that
-    shares its work out among all of them, so that the sum of its results, or the list if they are numbers, is the same
-    for each.
+    `share` may make of the map over threads one over several processes: see pipeline/ranks.py.
     """
-    shorter, length = min(len(train_ids), len(validation_ids)), model.config.block_size
+    length = model.config.block_size
+    shorter = min(len(train_ids), len(validation_ids))
     if shorter <= length:
-        raise ValueError(f"a split of the text has {shorter} characters: it must have more than block_size, {length}")
+        rule = f"it must have more than block_size, {length}"
+        raise ValueError(f"a split of the text has {shorter} characters: {rule}")
     blas = ThreadpoolController().select(user_api="blas")
-    threads = threads or max([library.num_threads for library in blas.lib_controllers], default=os.cpu_count())
+    counts = [library.num_threads for library in blas.lib_controllers]
+    threads = threads or max(counts, default=os.cpu_count())
     optimizer = optimizer or Optimizer(model.parameters, settings)
     gradient = np.empty_like(model.flat)
-    views = named_views(gradient, {name: parameter.shape for name, parameter in model.parameters.items()})
-    rates = [settings.dropout] * settings.shards
+    shapes = {name: parameter.shape for name, parameter in model.parameters.items()}
+    views = named_views(gradient, shapes)
+    dropouts = [settings.dropout] * settings.shards
 
     def sum_shards(name):
-        np.divide(sum_tree([shard[name] for shard in shard_gradients]), settings.shards, out=views[name])
+        total = sum_tree([shard[name] for shard in shard_gradients])
+        np.divide(total, settings.shards, out=views[name])
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
-    with blas.limit(limits=1), ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",)) as pool:
-        everywhere = share(pool.map) if share else pool.map
+    # A training that diverges overflows, which is checked below: each thread has to be told.
+    pool = ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",))
+    with blas.limit(limits=1), pool:
+        everywhere = share(pool.map)
         for step in range(taken + 1, settings.steps + 1):
-            batch = random_windows(train_ids, length, settings.batch_size, (settings.seed, step))
-            shards = [np.split(part, settings.shards) for part in batch]
-            seeds = [(settings.seed, step, shard) for shard in range(1, settings.shards + 1)]
-            losses, shard_gradients = zip(*everywhere(model.loss_and_gradients, *shards, rates, seeds))
+            seed = settings.seed, step
+            batch = random_windows(train_ids, length, settings.batch_size, seed)
+            ids, targets = (np.split(part, settings.shards) for part in batch)
+            seeds = [(*seed, shard) for shard in range(1, settings.shards + 1)]
+            results = everywhere(model.loss_and_gradients, ids, targets, dropouts, seeds)
+            losses, shard_gradients = zip(*results)
+            train_loss = float(np.mean(losses))
             list(pool.map(sum_shards, views))
             learning_rate = schedule(step, settings) * settings.learning_rate
             norm = float(np.sqrt(np.dot(gradient, gradient), dtype=np.float64))
-            if not np.isfinite(norm + sum(losses)):
-                state = f"loss {np.mean(losses):.4g}, gradient norm {norm:.4g}, learning rate {learning_rate:.4g}"
-                raise ValueError(f"training diverged at step {step} ({state}): lower the learning rate")
+            if not np.isfinite(norm + train_loss):
+                state = f"loss {train_loss:.4g}, gradient norm {norm:.4g}"
+                at = f"step {step} ({state}, learning rate {learning_rate:.4g})"
+                raise ValueError(f"training diverged at {at}: lower the learning rate")
             gradient *= min(1, settings.clip_norm / (norm + 1e-6))
             optimizer.update(views, step, pool.map)
-            due = step % settings.evaluation_interval == 0 or step == settings.steps
-            validation_loss = evaluate(model, validation_ids, settings.evaluation_windows, everywhere) if due else None
-            yield step, float(np.mean(losses)), validation_loss, learning_rate, norm
+            validation_loss = None
+            if step % settings.evaluation_interval == 0 or step == settings.steps:
+                windows = settings.evaluation_windows
+                validation_loss = evaluate(model, validation_ids, windows, everywhere)
+            yield step, train_loss, validation_loss, learning_rate, norm

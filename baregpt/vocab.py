@@ -4,7 +4,9 @@ import numpy as np
 
 
 class Vocab:
-    """The characters that a model knows; a character's id is its place in the string `characters`."""
+    """The characters that a model knows; a character's id is its place in the string
+    `characters`.
+    """
 
     def __init__(self, characters):
         self.characters = characters
@@ -14,19 +16,24 @@ class Vocab:
 
     @classmethod
     def from_text(cls, text):
-        """The vocabulary of every character that occurs in `text`, in code point order; ValueError if none does."""
+        """The vocabulary of every character that occurs in `text`, in code point order; ValueError
+        if none does.
+        """
         return cls("".join(sorted(set(text))))
 
     def __len__(self):
         return len(self.characters)
 
     def encode(self, text):
-        """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary, naming it."""
+        """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary,
+        naming it.
+        """
         try:
             return np.fromiter(map(self._ids.__getitem__, text), np.int64, len(text))
         except KeyError as error:
             where = f"{error} at position {text.index(error.args[0])}"
-            raise ValueError(f"character {where} is not in the vocabulary, which is {self.characters!r}") from None
+            known = f"the vocabulary, which is {self.characters!r}"
+            raise ValueError(f"character {where} is not in {known}") from None
 
     def decode(self, ids):
         """Ids -> text."""

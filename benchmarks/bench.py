@@ -1,7 +1,8 @@
 """Side by side with PyTorch and with the machine's own limit: `make bench`.
 
-Every contender is a process of its own that waits while another is measured. They take turns, so that a machine whose
-speed drifts is the same to all; figures are medians, and ratios of figures from one run are what counts.
+Every contender is a process of its own that waits while another is measured. They take turns, so
+that a machine whose speed drifts is the same to all; figures are medians, and ratios of figures
+from one run are what counts.
 """
 
 import argparse
@@ -21,8 +22,22 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
-DEFAULT = {"vocab_size": 65, "block_size": 128, "d_model": 256, "n_heads": 4, "n_layers": 2, "batch_size": 16}
-NANOGPT = {"vocab_size": 65, "block_size": 256, "d_model": 384, "n_heads": 6, "n_layers": 6, "batch_size": 64}
+DEFAULT = {
+    "vocab_size": 65,
+    "block_size": 128,
+    "d_model": 256,
+    "n_heads": 4,
+    "n_layers": 2,
+    "batch_size": 16,
+}
+NANOGPT = {
+    "vocab_size": 65,
+    "block_size": 256,
+    "d_model": 384,
+    "n_heads": 6,
+    "n_layers": 6,
+    "batch_size": 64,
+}
 GROWTH = [
     ("width 128", {"d_model": 128}),
     ("width 512", {"d_model": 512}),
@@ -78,11 +93,15 @@ def pytorch(shape, compiled):
     twin.load(model.parameters)
     step, numbers = train_step(twin, compiled), itertools.count(1)
     seed = Training.seed
-    return lambda: step(*random_windows(ids, shape["block_size"], shape["batch_size"], (seed, next(numbers))))
+    return lambda: step(
+        *random_windows(ids, shape["block_size"], shape["batch_size"], (seed, next(numbers)))
+    )
 
 
 def matrix_products(shape):
-    """Nothing but the matrix products of a training step as baregpt makes them, in its shards, into memory at hand."""
+    """Nothing but the matrix products of a training step as baregpt makes them, in its shards, into
+    memory at hand.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from threadpoolctl import threadpool_limits
@@ -96,16 +115,25 @@ def matrix_products(shape):
     batch, products = shape["batch_size"] // Training.shards, []
     linear = [(D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)] * shape["n_layers"]
     for inputs, outputs in [*linear, (D, V)]:
-        x, w, dy = (np.ones(s, np.float32) for s in ((batch * T, inputs), (inputs, outputs), (batch * T, outputs)))
+        x, w, dy = (
+            np.ones(s, np.float32)
+            for s in ((batch * T, inputs), (inputs, outputs), (batch * T, outputs))
+        )
         products += [(x, w), (dy, w.T), (x.T, dy)]
     products.append((np.ones((V, batch * T), np.float32), np.ones((batch * T, D), np.float32)))
     heads = np.ones((batch, H, T, D // H), np.float32)
     for rows, seen in causal_blocks(T, T):
-        some, all_, weights = heads[:, :, rows], heads[:, :, seen], heads[:, :, rows] @ heads[:, :, seen].swapaxes(2, 3)
+        some, all_, weights = (
+            heads[:, :, rows],
+            heads[:, :, seen],
+            heads[:, :, rows] @ heads[:, :, seen].swapaxes(2, 3),
+        )
         forward = [(some, all_.swapaxes(2, 3)), (weights, all_)]
         backward = [*forward, (weights.swapaxes(2, 3), some), (weights.swapaxes(2, 3), some)]
         products += (forward + backward) * shape["n_layers"]
-    shards = [[(a, b, a @ b) for a, b in products] for _ in range(threads)]  # an output for each thread
+    shards = [
+        [(a, b, a @ b) for a, b in products] for _ in range(threads)
+    ]  # an output for each thread
     pool = ThreadPoolExecutor(threads)
 
     def multiply(shard):
@@ -158,10 +186,12 @@ def serve(connection, name, arguments):
 
 
 def race(contenders, rounds, repeats, threads):
-    """Time contenders in turns, back and forth. label -> (name, arguments); the first is the one compared.
+    """Time contenders in turns, back and forth. label -> (name, arguments); the first is the one
+    compared.
 
-    Returns label -> median seconds, the median over rounds of the first one's time in terms of this one's, the largest
-    memory of its whole process so far in MiB, and what its first unit of work returned.
+    Returns label -> median seconds, the median over rounds of the first one's time in terms of this
+    one's, the largest memory of its whole process so far in MiB, and what its first unit of work
+    returned.
     """
     context = multiprocessing.get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by each
@@ -185,7 +215,9 @@ def race(contenders, rounds, repeats, threads):
     return {
         label: {
             "seconds": statistics.median(times),
-            "ratio": statistics.median(ours / theirs for ours, theirs in zip(ours_times, times, strict=True)),
+            "ratio": statistics.median(
+                ours / theirs for ours, theirs in zip(ours_times, times, strict=True)
+            ),
             "memory_mib": memory[label],
             "first": first,
         }
@@ -197,7 +229,10 @@ def race(contenders, rounds, repeats, threads):
 
 
 def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
-    contenders = {"baregpt": ("ours", {"shape": shape}), "PyTorch": ("pytorch", {"shape": shape, "compiled": False})}
+    contenders = {
+        "baregpt": ("ours", {"shape": shape}),
+        "PyTorch": ("pytorch", {"shape": shape, "compiled": False}),
+    }
     if compiled:
         contenders["PyTorch compiled"] = ("pytorch", {"shape": shape, "compiled": True})
     if limit:
@@ -210,7 +245,9 @@ def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
 
 def measure(quick):
     """All measurements, as one dictionary."""
-    rounds, growth, cores = (2, GROWTH[:1], os.cpu_count()) if quick else (8, GROWTH, os.cpu_count())
+    rounds, growth, cores = (
+        (2, GROWTH[:1], os.cpu_count()) if quick else (8, GROWTH, os.cpu_count())
+    )
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
     most = threads[-1]
     results = {
@@ -227,9 +264,14 @@ def measure(quick):
 
     done("training step", training_race(DEFAULT, rounds, 5, most))
     for n in threads[:-1]:
-        done(f"training step on {n} threads", training_race(DEFAULT, rounds // 2, 5, n, compiled=False))
+        done(
+            f"training step on {n} threads",
+            training_race(DEFAULT, rounds // 2, 5, n, compiled=False),
+        )
     for name, change in growth:
-        done(f"growth: {name}", training_race(DEFAULT | change, rounds // 2, 3, most, compiled=False))
+        done(
+            f"growth: {name}", training_race(DEFAULT | change, rounds // 2, 3, most, compiled=False)
+        )
     if not quick:
         done("10.7 M parameters", training_race(NANOGPT, 3, 1, most))
     shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)}
@@ -243,7 +285,9 @@ def measure(quick):
     done("sampling", race(contenders, rounds, 3, 1))  # a thread each: more make both slower
     for label, (_, arguments) in contenders.items():
         characters = arguments["count"] * arguments.get("streams", 1)
-        results["sampling"][label]["characters_per_second"] = characters / results["sampling"][label]["seconds"]
+        results["sampling"][label]["characters_per_second"] = (
+            characters / results["sampling"][label]["seconds"]
+        )
     return results
 
 
@@ -292,7 +336,13 @@ def draw(results, path):
     left, right = figure.subplots(1, 2)
     machine = results["machine"]
     for axes, lanes, value, unit, title in [
-        (left, results["training step"], lambda lane: lane["seconds"] * 1e3, "ms", "A training step (less is better)"),
+        (
+            left,
+            results["training step"],
+            lambda lane: lane["seconds"] * 1e3,
+            "ms",
+            "A training step (less is better)",
+        ),
         (
             right,
             results["sampling"],
@@ -314,7 +364,9 @@ def draw(results, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few repeats, nothing written: to try, not to quote")
+    parser.add_argument(
+        "--quick", action="store_true", help="few repeats, nothing written: to try, not to quote"
+    )
     options = parser.parse_args()
     results = measure(options.quick)
     if not options.quick:

@@ -1,11 +1,13 @@
 """How training scales over ranks: python -m benchmarks.scaling
 
-Measures steps on one and two ranks of this machine, which take turns, and the trade of gradients between two; fits
+Measures steps on one and two ranks of this machine, which take turns, and the trade of gradients
+between two; fits
 
-    time of a step = fixed + window · windows of a rank + log2(ranks) · (latency + bytes / bandwidth)
+    time of a step = fixed + window · windows of a rank + log2(ranks) · (latency + bytes /
+    bandwidth)
 
-to the steps of one rank and to the trades, checks it against steps of two ranks, which were not fitted, and reads it
-out for networks of given speed. Writes scaling.json and docs/scaling.png.
+to the steps of one rank and to the trades, checks it against steps of two ranks, which were not
+fitted, and reads it out for networks of given speed. Writes scaling.json and docs/scaling.png.
 """
 
 import json
@@ -26,8 +28,14 @@ from pipeline.ranks import Ranks
 from pipeline.stage import keep_freed_memory
 
 ROUNDS = 2
-MODELS = {"1.6 M parameters": (DEFAULT, (8, 16), (16, 32)), "10.7 M parameters": (NANOGPT, (4, 8), (8, 16))}
-NETWORKS = {"1 Gbit/s": (1e-4, 1.25e8), "10 Gbit/s": (5e-5, 1.25e9)}  # latency in s, bytes a second: assumed, typical
+MODELS = {
+    "1.6 M parameters": (DEFAULT, (8, 16), (16, 32)),
+    "10.7 M parameters": (NANOGPT, (4, 8), (8, 16)),
+}
+NETWORKS = {
+    "1 Gbit/s": (1e-4, 1.25e8),
+    "10 Gbit/s": (5e-5, 1.25e9),
+}  # latency in s, bytes a second: assumed, typical
 WINDOWS = 64  # of a batch, for what is read out
 
 
@@ -46,7 +54,9 @@ def measure_steps(shape, batch_size, steps):
 
 
 def measure_trades(sizes, repeats=30):
-    """Median seconds of summing arrays of some sizes in bytes over all ranks: our way, and MPI's own all-reduce."""
+    """Median seconds of summing arrays of some sizes in bytes over all ranks: our way, and MPI's
+    own all-reduce.
+    """
     ranks, found = Ranks(), {}
     for size in sizes:
         array = np.ones(size // 4, np.float32)
@@ -54,7 +64,10 @@ def measure_trades(sizes, repeats=30):
         def plain(array=array):
             ranks.comm.Allreduce(ranks.mpi.IN_PLACE, array)
 
-        for name, trade in (("tree", lambda array=array: ranks.total(array)), ("all-reduce", plain)):
+        for name, trade in (
+            ("tree", lambda array=array: ranks.total(array)),
+            ("all-reduce", plain),
+        ):
             times = []
             for _ in range(repeats):
                 ranks.comm.Barrier()
@@ -68,23 +81,52 @@ def measure_trades(sizes, repeats=30):
 
 def on(ranks, threads, function, *arguments):
     """What a function of this module finds on some ranks of this machine."""
-    command = ["mpirun", "-n", str(ranks), sys.executable, "-m", "benchmarks.scaling", function, json.dumps(arguments)]
+    command = [
+        "mpirun",
+        "-n",
+        str(ranks),
+        sys.executable,
+        "-m",
+        "benchmarks.scaling",
+        function,
+        json.dumps(arguments),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     return json.loads(subprocess.check_output(command, env=environment, text=True, cwd=HERE.parent))
 
 
 def measure():
-    """Each figure as the median over rounds in which all take turns; ratios as medians of the ratios of each round."""
+    """Each figure as the median over rounds in which all take turns; ratios as medians of the
+    ratios of each round.
+    """
     rounds = []
     jobs = {}
     for name, (shape, fitted, checked) in MODELS.items():
         steps = 20 if shape is DEFAULT else 3
         for batch_size in sorted({*fitted, *checked}):
             if batch_size in fitted:
-                jobs[f"{name}, 1 rank of 1 thread, {batch_size} windows"] = (1, 1, shape, batch_size, steps)
+                jobs[f"{name}, 1 rank of 1 thread, {batch_size} windows"] = (
+                    1,
+                    1,
+                    shape,
+                    batch_size,
+                    steps,
+                )
             if batch_size in checked:
-                jobs[f"{name}, 1 rank of 2 threads, {batch_size} windows"] = (1, 2, shape, batch_size, steps)
-                jobs[f"{name}, 2 ranks of 1 thread, {batch_size} windows"] = (2, 1, shape, batch_size, steps)
+                jobs[f"{name}, 1 rank of 2 threads, {batch_size} windows"] = (
+                    1,
+                    2,
+                    shape,
+                    batch_size,
+                    steps,
+                )
+                jobs[f"{name}, 2 ranks of 1 thread, {batch_size} windows"] = (
+                    2,
+                    1,
+                    shape,
+                    batch_size,
+                    steps,
+                )
     sizes = [1 << 16, 1 << 20, 6_574_340, 42_800_000]
     for _ in tqdm(range(ROUNDS), disable=None):
         found = {name: on(job[0], job[1], "measure_steps", *job[2:]) for name, job in jobs.items()}
@@ -96,22 +138,35 @@ def fit(rounds, sizes):
     """The numbers of the model of a step's time, and what it says of steps that were not fitted."""
     median = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
     bandwidth, latency = np.polyfit(sizes, [median[f"tree {size}"] for size in sizes], 1)
-    results = {"latency": max(0.0, float(latency)), "bandwidth": 1 / float(bandwidth), "median seconds": median}
+    results = {
+        "latency": max(0.0, float(latency)),
+        "bandwidth": 1 / float(bandwidth),
+        "median seconds": median,
+    }
     for name, (shape, fitted, checked) in MODELS.items():
         model, _ = prepare(shape)
-        times = [median[f"{name}, 1 rank of 1 thread, {batch_size} windows"] for batch_size in fitted]
+        times = [
+            median[f"{name}, 1 rank of 1 thread, {batch_size} windows"] for batch_size in fitted
+        ]
         window = (times[1] - times[0]) / (fitted[1] - fitted[0])
-        numbers = {"window": window, "fixed": times[0] - window * fitted[0], "bytes": model.flat.nbytes}
+        numbers = {
+            "window": window,
+            "fixed": times[0] - window * fitted[0],
+            "bytes": model.flat.nbytes,
+        }
         trade = results["latency"] + numbers["bytes"] / results["bandwidth"]
         for batch_size in checked:
             two, one = (
-                f"{name}, {kind}, {batch_size} windows" for kind in ("2 ranks of 1 thread", "1 rank of 2 threads")
+                f"{name}, {kind}, {batch_size} windows"
+                for kind in ("2 ranks of 1 thread", "1 rank of 2 threads")
             )
             predicted = numbers["fixed"] + window * batch_size / 2 + trade
             numbers[f"{batch_size} windows"] = {
                 "predicted": predicted,
                 "measured": median[two],
-                "2 ranks of 1 thread / 1 rank of 2": statistics.median(found[two] / found[one] for found in rounds),
+                "2 ranks of 1 thread / 1 rank of 2": statistics.median(
+                    found[two] / found[one] for found in rounds
+                ),
             }
         results[name] = numbers
     return results
@@ -131,9 +186,15 @@ def draw(results, path):
         for (network, speed), color in zip(NETWORKS.items(), ("tab:orange", "tab:blue")):
             alone = step_time(results[name], 1, *speed)
             axes.plot(
-                counts, [alone / step_time(results[name], n, *speed) for n in counts], "o-", color=color, label=network
+                counts,
+                [alone / step_time(results[name], n, *speed) for n in counts],
+                "o-",
+                color=color,
+                label=network,
             )
-        axes.set(title=f"{name}, {WINDOWS} windows a step", xlabel="hosts", xscale="log", yscale="log")
+        axes.set(
+            title=f"{name}, {WINDOWS} windows a step", xlabel="hosts", xscale="log", yscale="log"
+        )
         axes.set_xticks(counts, counts)
         axes.set_yticks(counts, counts)
         axes.grid(alpha=0.3)
@@ -151,7 +212,8 @@ def main():
     results = fit(*measure())
     readout = {
         name: {
-            network: [step_time(results[name], 1 << k, *speed) for k in range(7)] for network, speed in NETWORKS.items()
+            network: [step_time(results[name], 1 << k, *speed) for k in range(7)]
+            for network, speed in NETWORKS.items()
         }
         for name in MODELS
     }

@@ -1,4 +1,4 @@
-"""The same model in PyTorch, written as PyTorch users would for speed: fused attention, fused Adam."""
+"""The same model in PyTorch, as PyTorch users write it for speed: fused attention, fused Adam."""
 
 import torch
 from torch import nn
@@ -16,7 +16,9 @@ class Block(nn.Module):
 
     def forward(self, x, past):
         batch, length, width = x.shape
-        heads = self.qkv(self.ln1(x)).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        heads = (
+            self.qkv(self.ln1(x)).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+        )
         query, key, value = heads.unbind(0)
         if past is not None:
             if past:
@@ -65,7 +67,9 @@ class TorchGPT(nn.Module):
 
     @torch.inference_mode()
     def generate(self, ids, count, temperature, top_k, cached):
-        """Yield `count` ids after the list `ids`; with a cache, a quarter is read again when the context is full."""
+        """Yield `count` ids after the list `ids`; with a cache, a quarter is read again when the
+        context is full.
+        """
         size = self.config.block_size
         unread, past, read = ids[-size:], [[] for _ in self.blocks], 0
         for _ in range(count):

@@ -1,11 +1,11 @@
 """Bring to MLflow what could not be delivered when it was made."""
 
-from pipeline import tracking
+from pipeline import outbox
 from pipeline.stage import run
 
 
 def main():
-    count = tracking.deliver_all()
+    count = outbox.deliver()
     print(f"delivered {count} records" if count else "nothing waits to be delivered")
 
 

@@ -1,4 +1,4 @@
-"""Put the trained weights, in half precision, where a fresh clone finds them: data/pretrained.pkl."""
+"""Put the trained weights, in half precision, where a clone finds them: data/pretrained.pkl."""
 
 import json
 import platform
@@ -8,6 +8,7 @@ import numpy as np
 from baregpt.model import GPT
 from baregpt.weights import read_weights, save_weights
 from pipeline import tracking
+from pipeline.inputs import checksum
 from pipeline.stage import PRETRAINED, WEIGHTS, run
 
 
@@ -15,10 +16,14 @@ def main():
     model, vocab, metadata = read_weights(WEIGHTS)
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
-    made_by = tracking.find_run(WEIGHTS)
+    made_by = tracking.find_run(checksum(WEIGHTS))
     if made_by is None or made_by.info.end_time is None or not made_by.data.params:
-        raise ValueError(f"MLflow has no finished training run of {WEIGHTS}: train here before you export")
-    metadata["recipe"] = json.dumps({name: made_by.data.params[name] for name in sorted(made_by.data.params)})
+        raise ValueError(
+            f"MLflow has no finished training run of {WEIGHTS}: train here before you export"
+        )
+    metadata["recipe"] = json.dumps(
+        {name: made_by.data.params[name] for name in sorted(made_by.data.params)}
+    )
     metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)

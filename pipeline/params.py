@@ -4,24 +4,17 @@ import reprlib
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator as validator
+from ruamel.yaml import (
+    YAML,
+    YAMLError,
+)  # DVC's own: PyYAML would take `-S sample.prompt=No` for False
 
-from pipeline.stage import run
-
-PARAMS = Path("params.yaml")
+PARAMS = "params.yaml"
 NonNegative = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Loader(yaml.SafeLoader):
-    """YAML's plain values, and no key twice: PyYAML would take the last without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := {str(key) for key in keys if keys.count(key) > 1}:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+Prompt = Annotated[str, Field(min_length=1)] | None
 
 
 class Section(BaseModel):
@@ -43,11 +36,12 @@ class Model(Section):
     n_layers: PositiveInt
     rotary: bool
 
-    @model_validator(mode="after")
+    @validator(mode="after")
     def _heads_share_the_width(self):
         if self.d_model % (self.n_heads * (1 + self.rotary)):
             times = "twice " * self.rotary
-            raise ValueError(f"d_model is {self.d_model}: it should be a multiple of {times}n_heads, {self.n_heads}")
+            rule = f"it should be a multiple of {times}n_heads, {self.n_heads}"
+            raise ValueError(f"d_model is {self.d_model}: {rule}")
         return self
 
 
@@ -65,12 +59,13 @@ class Train(Section):
     evaluation_interval: PositiveInt
     evaluation_windows: PositiveInt
     seed: NonNegative
-    launcher: str
 
-    @model_validator(mode="after")
+    @validator(mode="after")
     def _shards_are_equal(self):
         if self.batch_size % self.shards:
-            raise ValueError(f"shards is {self.shards}: it should divide batch_size, {self.batch_size}")
+            raise ValueError(
+                f"shards is {self.shards}: it should divide batch_size, {self.batch_size}"
+            )
         return self
 
 
@@ -78,8 +73,12 @@ class Checkpoint(Section):
     interval: PositiveInt
 
 
+class Ranks(Section):
+    launcher: str
+
+
 class Sample(Section):
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Prompt
     count: PositiveInt
     length: PositiveInt
     temperature: Annotated[float, Field(ge=0)]
@@ -88,7 +87,7 @@ class Sample(Section):
 
 
 class PlotAttention(Section):
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Prompt
     layer: int
 
 
@@ -97,18 +96,20 @@ class Params(Section):
     model: Model
     train: Train
     checkpoint: Checkpoint
+    ranks: Ranks
     sample: Sample
     plot_attention: PlotAttention
 
-    @model_validator(mode="after")
+    @validator(mode="after")
     def _attention_can_be_drawn(self):
         plot, model = self.plot_attention, self.model
         if not -model.n_layers <= plot.layer < model.n_layers:
             rule = f"it should be {-model.n_layers} to {model.n_layers - 1}"
             raise ValueError(f"plot_attention.layer is {plot.layer}: {rule}")
-        if len(plot.prompt) > model.block_size:
+        length = len(plot.prompt or "")
+        if length > model.block_size:
             rule = f"it should have at most model.block_size, {model.block_size}"
-            raise ValueError(f"plot_attention.prompt has {len(plot.prompt)} characters: {rule}")
+            raise ValueError(f"plot_attention.prompt has {length} characters: {rule}")
         return self
 
 
@@ -121,7 +122,7 @@ def brief(value):
 
 def explain(error):
     """One pydantic error -> key, value and what would be right."""
-    key, value = ".".join(map(str, error["loc"])), error["input"]
+    key = ".".join(map(str, error["loc"]))
     match error["type"]:
         case "missing":
             return f"{key} is missing"
@@ -129,33 +130,59 @@ def explain(error):
             return f"{key} is unknown"
         case "value_error":
             return f"{key}: {error['ctx']['error']}".removeprefix(": ")
-    hint = " (YAML reads 1e-3 as text: write 0.001 or 1.0e-3)" if error["type"] == "float_type" else ""
     rule = error["msg"].replace("Input", "it").replace("String", "it")
-    return f"{key or 'the whole'} is {brief(value)}: {rule}{hint}"
+    return f"{key or 'the whole'} is {brief(error['input'])}: {rule}"
+
+
+def read_yaml(path):
+    """What a YAML file says, in plain values; ValueError, in one line, if it is none."""
+    try:
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at position {error.start}"
+        raise ValueError(f"{path} is not UTF-8 text: {where}") from None
+    except YAMLError as error:
+        reason = getattr(error, "problem", None) or str(error)
+        where = (
+            f" in line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
+        )
+        raise ValueError(f"{path} is not valid YAML: {' '.join(reason.split())}{where}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not valid: it is nested too deep") from None
 
 
 def load_params():
-    """Read params.yaml in the current folder; ValueError names each wrong key, its value and what would be right."""
+    """Read params.yaml in the current folder; ValueError names each wrong key, its value and what
+    would be right.
+    """
     try:
-        return Params.model_validate(yaml.load(PARAMS.read_text(encoding="utf-8"), Loader))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{PARAMS} is not UTF-8 text: {error.reason} at position {error.start}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{PARAMS} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ValueError(f"{PARAMS} is not valid: it is nested too deep") from None
+        return Params.model_validate(read_yaml(PARAMS))
     except ValidationError as error:
-        first, more = error.errors()[:5], error.error_count() - 5
-        wrong = [*map(explain, first), *([f"and {more} more"] if more > 0 else [])]
+        wrong = [explain(one) for one in error.errors()[:5]]
+        if error.error_count() > 5:
+            wrong.append(f"and {error.error_count() - 5} more")
         raise ValueError(f"{PARAMS}: {'; '.join(wrong)}") from None
 
 
+def flat(values, prefix=""):
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    parts = [flat(value, f"{prefix}.{name}".strip(".")) for name, value in values.items()]
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def check():
-    """Say what is wrong before DVC starts: it would not look at params that no stage has, nor name corpus.path."""
+    """Say what is wrong before DVC starts: it would not look at params that no stage has, nor name
+    corpus.path.
+    """
     path = load_params().corpus.path
     if not Path(path).is_file():
-        raise ValueError(f"corpus {path} does not exist: put a text file there, or change corpus.path in {PARAMS}")
+        put = f"put a text file there, or change corpus.path in {PARAMS}"
+        raise ValueError(f"corpus {path} does not exist: {put}")
 
 
 if __name__ == "__main__":
+    from pipeline.stage import run  # which reads params itself
+
     run(check)

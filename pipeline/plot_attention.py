@@ -1,4 +1,6 @@
-"""plot_attention: show what the heads attend to, as a picture of one layer and as a page to explore them all."""
+"""plot_attention: show what the heads attend to, as a picture of one layer and as a page to explore
+them all.
+"""
 
 import base64
 import math
@@ -12,10 +14,17 @@ from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
 from baregpt.layers import softmax
-from baregpt.weights import load_weights
-from pipeline import tracking
+from baregpt.weights import read_weights
+from pipeline import outbox
 from pipeline.params import load_params
-from pipeline.stage import ATTENTION_PAGE, ATTENTION_PICTURE, WEIGHTS, encode_prompt, run
+from pipeline.stage import (
+    ATTENTION_PAGE,
+    ATTENTION_PICTURE,
+    WEIGHTS,
+    encode_prompt,
+    prompt_or_excerpt,
+    run,
+)
 
 TEMPLATE = Path(__file__).with_name("attention.html")
 CANDIDATES = 8  # next characters that the page shows
@@ -23,12 +32,14 @@ VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
 
 
 def draw_attention(path, text, weights, title):
-    """Heat maps, one panel a head, of weights (H, T, T): row i shows what character i attends to."""
+    """Heat maps, one panel a head, of weights (H, T, T): row i is what character i attends to."""
     n_heads = len(weights)
     columns = math.ceil(math.sqrt(n_heads))
     rows = math.ceil(n_heads / columns)
     side = max(3.0, 0.16 * len(text))
-    figure = Figure(figsize=(columns * side + 1, rows * (side + 0.4)), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(columns * side + 1, rows * (side + 0.4)), dpi=100, layout="constrained"
+    )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = list(text.translate(VISIBLE))
     future = ~np.tri(len(text), dtype=bool)
@@ -36,7 +47,9 @@ def draw_attention(path, text, weights, title):
         if head >= n_heads:
             panel.set_visible(False)
             continue
-        image = panel.imshow(np.ma.array(weights[head], mask=future), cmap="viridis", norm=PowerNorm(0.5, 0, 1))
+        image = panel.imshow(
+            np.ma.array(weights[head], mask=future), cmap="viridis", norm=PowerNorm(0.5, 0, 1)
+        )
         panel.set_title(f"head {head + 1}", fontsize=12)
         panel.set_xticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
         panel.set_yticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
@@ -52,9 +65,13 @@ def draw_attention(path, text, weights, title):
 
 
 def write_explorer(path, text, weights, probabilities, characters, layer):
-    """One self-contained page: weights, for each layer (H, T, T); probabilities (T, V) of what comes next."""
+    """One self-contained page: weights, for each layer (H, T, T); probabilities (T, V) of what
+    comes next.
+    """
     lower = np.tri(len(text), dtype=bool)
-    shades = np.round(255 * np.array(weights)[:, :, lower]).astype(np.uint8)  # (L, H, T (T + 1) / 2)
+    shades = np.round(255 * np.array(weights)[:, :, lower]).astype(
+        np.uint8
+    )  # (L, H, T (T + 1) / 2)
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :CANDIDATES]
     data = {
         "text": list(text),
@@ -63,29 +80,34 @@ def write_explorer(path, text, weights, probabilities, characters, layer):
         "layer": layer,
         "weights": base64.b64encode(shades.tobytes()).decode(),
         "candidates": [
-            [(characters[i], round(float(row[i]), 4)) for i in best] for row, best in zip(probabilities, likeliest)
+            [(characters[i], round(float(row[i]), 4)) for i in best]
+            for row, best in zip(probabilities, likeliest)
         ],
     }
-    page = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), autoescape=True)  # tojson: no text becomes markup
+    page = jinja2.Template(
+        TEMPLATE.read_text(encoding="utf-8"), autoescape=True
+    )  # tojson: no text becomes markup
     with atomic_write(path) as file:
         file.write(page.render(data=data).encode())
 
 
 def main():
     params = load_params().plot_attention
-    model, vocab = load_weights(WEIGHTS)
+    model, vocab, metadata = read_weights(WEIGHTS)
+    prompt = prompt_or_excerpt(params.prompt, vocab, metadata)
     n_layers, block_size = model.config.n_layers, model.config.block_size
-    if not -n_layers <= params.layer < n_layers or len(params.prompt) > block_size:
-        shape = f"{n_layers} layers for up to {block_size} characters"
-        raise ValueError(f"{WEIGHTS} has {shape}, too few for plot_attention in params.yaml: `dvc repro` trains anew")
-    ids = encode_prompt(vocab, params.prompt, "plot_attention.prompt")
+    if not -n_layers <= params.layer < n_layers or len(prompt) > block_size:
+        shape = f"{n_layers} layers for up to {block_size} characters, too few for plot_attention"
+        raise ValueError(f"{WEIGHTS} has {shape} in params.yaml: `dvc repro` trains anew")
+    ids = encode_prompt(vocab, prompt, "plot_attention.prompt")
     weights = [of_layer[0] for of_layer in model.attention(ids[None])]  # (H, T, T) each
     layer = params.layer % n_layers
-    draw_attention(ATTENTION_PICTURE, params.prompt, weights[layer], f"Attention in layer {layer + 1} of {n_layers}")
+    title = f"Attention in layer {layer + 1} of {n_layers}"
+    draw_attention(ATTENTION_PICTURE, prompt, weights[layer], title)
     probabilities = softmax(model.logits(ids[None])[0])
-    write_explorer(ATTENTION_PAGE, params.prompt, weights, probabilities, vocab.characters, layer)
-    tracking.log_to_run_of(WEIGHTS, ATTENTION_PICTURE, ATTENTION_PAGE)
+    write_explorer(ATTENTION_PAGE, prompt, weights, probabilities, vocab.characters, layer)
+    outbox.add_to_run_of(WEIGHTS, ATTENTION_PICTURE, ATTENTION_PAGE)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "plot_attention")

@@ -14,20 +14,27 @@ def read_corpus(path):
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"corpus {path} does not exist: put a text file there, or change corpus.path") from None
+        raise ValueError(
+            f"corpus {path} does not exist: put a text file there, or change corpus.path"
+        ) from None
     except OSError as error:
-        raise ValueError(f"corpus {path} cannot be read ({error.strerror}): change corpus.path") from None
+        raise ValueError(
+            f"corpus {path} cannot be read ({error.strerror}): change corpus.path"
+        ) from None
 
 
 def clean(data, path):
-    """The text in a corpus, without byte-order mark and with one kind of line end; ValueError if it holds none."""
+    """The text in a corpus, without byte-order mark and with one kind of line end; ValueError if it
+    holds none.
+    """
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{data[error.start]:02x} at position {error.start}"
         raise ValueError(f"corpus {path} is not UTF-8 text ({wrong}): save it as UTF-8") from None
     if "\0" in text:
-        raise ValueError(f"corpus {path} has a NUL character at position {text.index(chr(0))}: save it as UTF-8 text")
+        where = f"at position {text.index(chr(0))}"
+        raise ValueError(f"corpus {path} has a NUL character {where}: save it as UTF-8 text")
     if not text.strip():
         raise ValueError(f"corpus {path} is empty: it needs text to learn from")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -38,7 +45,8 @@ def prepare():
     data = read_corpus(corpus.path)
     checksums = {name: hashlib.new(name, data).hexdigest() for name in ("md5", "sha256")}
     if corpus.sha256 not in (None, checksums["sha256"]):
-        raise ValueError(f"corpus {corpus.path} has sha256 {checksums['sha256']}, but corpus.sha256 is {corpus.sha256}")
+        is_ = f"corpus {corpus.path} has sha256 {checksums['sha256']}"
+        raise ValueError(f"{is_}, but corpus.sha256 is {corpus.sha256}")
     text = clean(data, corpus.path)
     with atomic_write(TEXT) as file:
         file.write(text.encode())
@@ -48,4 +56,4 @@ def prepare():
 
 
 if __name__ == "__main__":
-    run(prepare)
+    run(prepare, "prepare")

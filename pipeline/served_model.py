@@ -1,7 +1,7 @@
 """The model as MLflow loads and serves it: prompts in, text out.
 
-MLflow keeps a copy of this file, of `baregpt` and of weights.pkl together, and loads them through `_load_pyfunc`, so
-that the weights are never unpickled but by `baregpt.load_weights`.
+MLflow keeps a copy of this file, of `baregpt` and of weights.pkl together, and loads them through
+`_load_pyfunc`, so that the weights are never unpickled but by `baregpt.load_weights`.
 """
 
 from mlflow.exceptions import MlflowException
@@ -16,13 +16,17 @@ class Writer:
     def predict(self, model_input, params):
         """A DataFrame with a column `prompt` -> the text that goes on from each, a list of str.
 
-        params: length, temperature, top_k and seed, as for `baregpt.generate`; seed -1 gives another text each time.
-        What `generate` refuses is an MlflowException, of which a server tells its client the message, and no more.
+        params: length, temperature, top_k and seed, as for `baregpt.generate`; seed -1 gives
+        another text each time. What `generate` refuses is an MlflowException, of which a server
+        tells its client the message, and no more.
         """
         settings = params["length"], params["temperature"], params["top_k"]
         seed = None if params["seed"] == -1 else params["seed"]
         try:
-            streams = [generate(self.model, self.vocab, prompt, *settings, seed) for prompt in model_input["prompt"]]
+            streams = [
+                generate(self.model, self.vocab, prompt, *settings, seed)
+                for prompt in model_input["prompt"]
+            ]
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         return ["".join(stream) for stream in streams]

@@ -19,12 +19,19 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parents[1]
 SMALL = {  # trains in a second or two
     "model": {"block_size": 32, "d_model": 32, "n_heads": 2, "n_layers": 2},
-    "train": {"steps": 20, "batch_size": 4, "shards": 2, "warmup_steps": 5, "evaluation_interval": 10},
+    "train": {
+        "steps": 20,
+        "batch_size": 4,
+        "shards": 2,
+        "warmup_steps": 5,
+        "evaluation_interval": 10,
+    },
     "sample": {"count": 2, "length": 80},
     "plot_attention": {"prompt": "KING:\nWhat news?"},
 }
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C, and hands that on
+# a job in the background ignores Ctrl-C, and hands that on
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Checkout:
@@ -32,8 +39,11 @@ class Checkout:
 
     def __init__(self, path):
         self.path = path
-        ours = ("MLFLOW_", "PYTHONUN", "MAKE", "MFLAGS")  # what the tests themselves were started with
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        # what the tests themselves were started with
+        ours = ("MLFLOW_", "PYTHONUN", "MAKE", "MFLAGS")
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(ours)
+        }
         self.environment["OMP_NUM_THREADS"] = "1"  # since several tests run at once
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
@@ -53,7 +63,9 @@ class Checkout:
         """Run a command in the checkout, expecting this exit code; return what it printed."""
         process = self.start(*command)
         out, err = process.communicate(timeout=timeout)
-        assert process.returncode == code, f"{command} ended with {process.returncode}\n{out}\n{err}"
+        assert process.returncode == code, (
+            f"{command} ended with {process.returncode}\n{out}\n{err}"
+        )
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def stage(self, name, code=0):
@@ -74,12 +86,24 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_collection_modifyitems(items):
     """The longest first: else a worker would still be at one of them when the others are done."""
-    long = ("bad_input", "notebook", "pipeline", "ranks", "resume", "serving", "sharing", "tracking", "ui")
+    long = (
+        "bad_input",
+        "notebook",
+        "pipeline",
+        "ranks",
+        "resume",
+        "serving",
+        "sharing",
+        "tracking",
+        "ui",
+    )
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in long)
 
 
 def made_once(factory, name, make):
-    """A checkout that `make(path)` makes in the first of the processes that share the tests out: the others wait."""
+    """A checkout that `make(path)` makes in the first of the processes that share the tests out:
+    the others wait.
+    """
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -94,11 +118,15 @@ def made_once(factory, name, make):
 
 @pytest.fixture(scope="session")
 def small_checkout(tmp_path_factory):
-    """A committed checkout of what git knows or would add, with params for a small model. Not to be changed."""
+    """A committed checkout of what git knows or would add, with params for a small model. Not to be
+    changed.
+    """
 
     def make(checkout):
         path = checkout.path
-        listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+        listed = subprocess.check_output(
+            ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True
+        )
         for name in listed.splitlines():
             if (ROOT / name).exists():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,9 +136,11 @@ def small_checkout(tmp_path_factory):
         plays.write_text(plays.read_text()[:100_000])  # scored in a second
         checkout.set_params(**SMALL)
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
-        checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")  # or each start of a stage does it anew
-        for command in (("init", "-q"), ("add", "-A"), (*identity, "commit", "-qm", "A small model")):
-            checkout.run("git", *command)
+        # or each start of a stage does it anew
+        checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")
+        checkout.run("git", "init", "-q")
+        checkout.run("git", "add", "-A")
+        checkout.run("git", *identity, "commit", "-qm", "A small model")
 
     return made_once(tmp_path_factory, "small", make)
 
@@ -123,8 +153,10 @@ def encoded_checkout(small_checkout, tmp_path_factory):
         shutil.copytree(small_checkout.path, checkout.path)
         checkout.stage("prepare")
         checkout.stage("vocab")
-        new_store = "import mlflow; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.search_experiments()"
-        checkout.run("python", "-c", new_store)  # which takes as long as a small training: once is enough
+        # a new store takes as long as a small training: once is enough
+        address = "sqlite:///mlflow.db"
+        new_store = f"import mlflow; mlflow.MlflowClient({address!r}).search_experiments()"
+        checkout.run("python", "-c", new_store)
 
     return made_once(tmp_path_factory, "encoded", make)
 
@@ -142,7 +174,9 @@ def finished_checkout(small_checkout, tmp_path_factory):
 
 def commands(heading):
     """The blocks of commands that the README gives under a heading, as written."""
-    (section,) = re.findall(rf"^### {heading}\n(.*?)^##", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(
+        rf"^### {heading}\n(.*?)^##", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     return re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 
@@ -153,11 +187,17 @@ def mlflow_runs(checkout):
 
 
 def copy_of(checkout, path):
-    """A copy of a checkout, there. Its MLflow store, which knows absolute paths, gets those of the copy."""
+    """A copy of a checkout, there. Its MLflow store, which knows absolute paths, gets those of the
+    copy.
+    """
     copy = Checkout(shutil.copytree(checkout.path, path))
     if (copy.path / "mlflow.db").exists():
         with contextlib.closing(sqlite3.connect(copy.path / "mlflow.db")) as store, store:
-            for column in ("experiments.artifact_location", "runs.artifact_uri", "model_versions.source"):
+            for column in (
+                "experiments.artifact_location",
+                "runs.artifact_uri",
+                "model_versions.source",
+            ):
                 table, name = column.split(".")
                 paths = str(checkout.path), str(copy.path)
                 store.execute(f"UPDATE {table} SET {name} = replace({name}, ?, ?)", paths)
@@ -192,7 +232,12 @@ def finished(finished_checkout, tmp_path):
 def browser():
     chromium = shutil.which("chromium")
     assert chromium, "these tests need Chromium: `apt-get install chromium` on Debian"
-    quiet = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+    quiet = [
+        "--no-sandbox",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
         yield browser

@@ -40,7 +40,12 @@ def fetch(address):
 def running(command, ready, log, **options):
     """A server, from when it is ready to the end of the block. It writes to the file `log`."""
     with open(log, "ab") as file:
-        options |= {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file, "start_new_session": True}
+        options |= {
+            "stdin": subprocess.DEVNULL,
+            "stdout": file,
+            "stderr": file,
+            "start_new_session": True,
+        }
         process = subprocess.Popen(command, **options)
     try:
         while not ready():
@@ -53,21 +58,33 @@ def running(command, ready, log, **options):
 
 
 class Tracking:
-    """An MLflow server that keeps artifacts itself; use it as `with server:`, as often as needed."""
+    """An MLflow server that keeps artifacts; `with server:` starts it, as often as needed."""
 
     def __init__(self, folder, environment, *options):
         self.folder, self.options, self.port = folder, options, free_port()
-        self.environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes to start
+        self.environment = environment | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"
+        }  # six processes to start
         self.address = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self):
         command = ("mlflow", "server", "--artifacts-destination", f"{self.folder}/artifacts")
         if "MLFLOW_BACKEND_STORE_URI" not in self.environment:
             command += ("--backend-store-uri", f"sqlite:///{self.folder}/server.db")
-        command += ("--host", "127.0.0.1", "--port", str(self.port), "--workers", "1", *self.options)
+        command += (
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            *self.options,
+        )
         health = f"{self.address}/health"
         options = {"cwd": self.folder, "env": self.environment}
-        self.server = running(command, lambda: fetch(health), f"{self.folder}/server.log", **options)
+        self.server = running(
+            command, lambda: fetch(health), f"{self.folder}/server.log", **options
+        )
         self.server.__enter__()
         return self
 
@@ -81,19 +98,33 @@ class Tracking:
 
 @contextlib.contextmanager
 def ssh(folder, home):
-    """An OpenSSH server with its own host key, which lets in whoever has the key that it puts into `home`; its port."""
+    """An OpenSSH server with its own host key, which lets in whoever has the key that it puts into
+    `home`; its port.
+    """
     keys, port = home / ".ssh", free_port()
     keys.mkdir(parents=True)
     for key in (folder / "host_key", keys / "id_ed25519"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     (folder / "authorized_keys").write_text((keys / "id_ed25519.pub").read_text())
-    lines = [f"Port {port}", "ListenAddress 127.0.0.1", f"HostKey {folder}/host_key", "PidFile none", "UsePAM no"]
-    lines += [f"AuthorizedKeysFile {folder}/authorized_keys", "StrictModes no", "PasswordAuthentication no"]
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {folder}/host_key",
+        "PidFile none",
+        "UsePAM no",
+    ]
+    lines += [
+        f"AuthorizedKeysFile {folder}/authorized_keys",
+        "StrictModes no",
+        "PasswordAuthentication no",
+    ]
     (folder / "sshd_config").write_text("\n".join([*lines, "Subsystem sftp internal-sftp\n"]))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"  # which is not on everybody's PATH
-    with running([sshd, "-D", "-e", "-f", folder / "sshd_config"], lambda: answers(port), folder / "sshd.log"):
+    with running(
+        [sshd, "-D", "-e", "-f", folder / "sshd_config"], lambda: answers(port), folder / "sshd.log"
+    ):
         yield port
 
 
@@ -104,13 +135,15 @@ def s3(folder):
     address = f"http://127.0.0.1:{port}"
     command = ["moto_server", "--host", "127.0.0.1", "--port", str(port)]
     with running(command, lambda: fetch(f"{address}/moto-api/"), folder / "s3.log"):
-        urllib.request.urlopen(urllib.request.Request(f"{address}/baregpt", method="PUT"), timeout=30).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{address}/baregpt", method="PUT"), timeout=30
+        ).close()
         yield address
 
 
 @contextlib.contextmanager
 def postgres():
-    """A PostgreSQL server; environment variables with which its own programs find it, as its owner."""
+    """A PostgreSQL server; environment variables with which its programs find it, as its owner."""
     programs = shutil.which("initdb") or max(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     programs, port, password = Path(programs).resolve().parent, free_port(), secrets.token_hex(16)
     folder = Path(tempfile.mkdtemp())
@@ -121,12 +154,31 @@ def postgres():
         for path in (folder, folder / "password"):
             shutil.chown(path, "postgres")
     try:
-        initdb = [programs / "initdb", "-D", folder / "data", "-U", "owner", "-A", "scram-sha-256", "--no-sync"]
+        initdb = [
+            programs / "initdb",
+            "-D",
+            folder / "data",
+            "-U",
+            "owner",
+            "-A",
+            "scram-sha-256",
+            "--no-sync",
+        ]
         subprocess.run(
-            [*owner, *initdb, "--pwfile", folder / "password"], check=True, stdout=subprocess.DEVNULL, cwd="/"
+            [*owner, *initdb, "--pwfile", folder / "password"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
         )
         server = [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-F"]
-        with running([*owner, *server, "-h", "127.0.0.1"], lambda: answers(port), os.devnull, cwd="/"):
-            yield {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "owner", "PGPASSWORD": password}
+        with running(
+            [*owner, *server, "-h", "127.0.0.1"], lambda: answers(port), os.devnull, cwd="/"
+        ):
+            yield {
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(port),
+                "PGUSER": "owner",
+                "PGPASSWORD": password,
+            }
     finally:
         shutil.rmtree(folder)

@@ -17,28 +17,41 @@ def model_of(text, **config):
 
 
 def explore(path, text, **config):
-    """The page for a text, and what it should show: weights (L, H, T, T), probabilities (T, V), vocabulary."""
+    """The page for a text, and what it should show: weights (L, H, T, T), probabilities (T, V),
+    vocabulary.
+    """
     model, vocab = model_of(text, **config)
     ids = vocab.encode(text)[None]
-    weights, probabilities = [of_layer[0] for of_layer in model.attention(ids)], softmax(model.logits(ids)[0])
+    weights, probabilities = (
+        [of_layer[0] for of_layer in model.attention(ids)],
+        softmax(model.logits(ids)[0]),
+    )
     write_explorer(path, text, weights, probabilities, vocab.characters, len(weights) - 1)
     return np.array(weights), probabilities, vocab
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """A function that opens the page for a text; in the end the page must have asked for nothing and complained of
-    nothing."""
+    """A function that opens the page for a text; in the end the page must have asked for nothing
+    and complained of nothing.
+    """
     contexts, troubles = [], []
 
     def open_page(text, **options):
         shown = explore(tmp_path / "attention.html", text)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.on("console", lambda message: message.type == "error" and troubles.append(message.text))
+        page.on(
+            "console", lambda message: message.type == "error" and troubles.append(message.text)
+        )
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith(("file:", "data:")) or troubles.append(request.url)
+            ),
+        )
         page.goto((tmp_path / "attention.html").as_uri())
         return page, *shown
 
@@ -72,13 +85,23 @@ def test_pointing_at_a_character_shades_what_each_head_looks_at(opened):
 def test_everything_is_within_reach_of_the_keyboard(opened):
     page, *_ = opened("To be, or\nnot to be")
     page.keyboard.press("Tab")
-    for key, where in (("Home", 1), ("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2), ("End", 19)):
+    for key, where in (
+        ("Home", 1),
+        ("ArrowRight", 2),
+        ("ArrowRight", 3),
+        ("ArrowLeft", 2),
+        ("End", 19),
+    ):
         page.keyboard.press(key)
         assert page.locator("#text").get_attribute("aria-valuenow") == str(where)
     page.keyboard.press("Tab")
     checked = page.locator(".head[aria-checked=true] b")
     assert checked.inner_text() == "Layer 3, head 1"
-    for key, where in (("ArrowRight", "3, head 2"), ("ArrowUp", "2, head 2"), ("ArrowDown", "3, head 2")):
+    for key, where in (
+        ("ArrowRight", "3, head 2"),
+        ("ArrowUp", "2, head 2"),
+        ("ArrowDown", "3, head 2"),
+    ):
         page.keyboard.press(key)
         assert checked.inner_text() == page.locator("#which").inner_text() == f"Layer {where}"
         assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"
@@ -98,7 +121,9 @@ def test_the_heat_map_follows_the_head_and_the_pointer(opened):
 
 
 def test_a_tap_on_a_phone(opened):
-    page, *_ = opened("To be, or\nnot to be " * 3, viewport={"width": 390, "height": 800}, has_touch=True)
+    page, *_ = opened(
+        "To be, or\nnot to be " * 3, viewport={"width": 390, "height": 800}, has_touch=True
+    )
     page.locator("#text span").nth(4).tap()
     assert page.locator("#text").get_attribute("aria-valuenow") == "5"
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -107,17 +132,33 @@ def test_a_tap_on_a_phone(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark(opened, scheme):
     page, *_ = opened("To be, or\nnot to be", color_scheme=scheme)
-    colours = page.evaluate("['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])")
+    colours = page.evaluate(
+        "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])"
+    )
     page_light, ink_light = (sum(map(int, c[4:-1].split(","))) / 765 for c in colours)
-    assert (page_light > 0.9 and ink_light < 0.2) if scheme == "light" else (page_light < 0.2 and ink_light > 0.8)
+    assert (
+        (page_light > 0.9 and ink_light < 0.2)
+        if scheme == "light"
+        else (page_light < 0.2 and ink_light > 0.8)
+    )
 
 
 def test_any_text_is_shown_as_text(opened):
     page, *_ = opened(HOSTILE)
-    assert page.locator("#text").evaluate("e => [...e.children].map(s => s.lastChild.data).join('')") == HOSTILE
+    assert (
+        page.locator("#text").evaluate("e => [...e.children].map(s => s.lastChild.data).join('')")
+        == HOSTILE
+    )
     assert page.locator("img").count() == 0
 
 
 def test_a_large_model_and_a_long_text_stay_below_two_megabytes(tmp_path):
-    explore(tmp_path / "a.html", "To be, or not " * 18, block_size=256, n_layers=6, n_heads=6, d_model=48)
+    explore(
+        tmp_path / "a.html",
+        "To be, or not " * 18,
+        block_size=256,
+        n_layers=6,
+        n_heads=6,
+        d_model=48,
+    )
     assert (tmp_path / "a.html").stat().st_size < 2_000_000

@@ -19,7 +19,7 @@ def relative_error(a, b):
 
 
 def finite_differences(function, x, step=1e-5):
-    """The gradient of a scalar function of the array x, by moving each of its elements both ways."""
+    """The gradient of a scalar function of the array x: each of its elements is moved both ways."""
     gradient = np.zeros_like(x)
     for i in np.ndindex(x.shape):
         kept = x[i]
@@ -38,10 +38,17 @@ def embedding(tokens, positions):
 IDS = random.integers(0, V, (B, T))
 TURNS = np.exp(1j * normal(T, D // H // 2))
 BLOCK = {
-    "ln1.gain": normal(D), "ln1.bias": normal(D), "attention.qkv": normal(D, 3 * D), "attention.out": normal(D, D),
-    "ln2.gain": normal(D), "ln2.bias": normal(D),
-    "mlp.w1": normal(D, 4 * D), "mlp.b1": normal(4 * D), "mlp.w2": normal(4 * D, D), "mlp.b2": normal(D),
-}  # fmt: skip
+    "ln1.gain": normal(D),
+    "ln1.bias": normal(D),
+    "attention.qkv": normal(D, 3 * D),
+    "attention.out": normal(D, D),
+    "ln2.gain": normal(D),
+    "ln2.bias": normal(D),
+    "mlp.w1": normal(D, 4 * D),
+    "mlp.b1": normal(4 * D),
+    "mlp.w2": normal(4 * D, D),
+    "mlp.b2": normal(D),
+}
 
 
 def attention_of(n_heads, length):
@@ -62,32 +69,41 @@ def block(x, **parameters):
 
 
 def block_with_dropout(x, **parameters):
-    return layers.block(x, parameters, H, T, rate=0.4, random=np.random.default_rng(3))  # the same each time
+    return layers.block(
+        x, parameters, H, T, rate=0.4, random=np.random.default_rng(3)
+    )  # the same each time
 
 
+def part(name):
+    """The parameters of one part of a block."""
+    return {key.removeprefix(name): p for key, p in BLOCK.items() if key.startswith(name)}
+
+
+def row(name, *inputs, forward=None):
+    """A row of the table below, of the layer of that name, or of a `forward` in which it is."""
+    layer, backward = getattr(layers, name), getattr(layers, f"{name}_backward")
+    return forward or layer, backward, *inputs
+
+
+TABLES = {"tokens": normal(V, D), "positions": normal(T, D)}
 LAYERS = {  # name: forward, backward, input, parameters by the names of their gradients
-    "embedding": (embedding, layers.embedding_backward, None, {"tokens": normal(V, D), "positions": normal(T, D)}),
-    "layer_norm": (layers.layer_norm, layers.layer_norm_backward, normal(N, D), {"gain": normal(D), "bias": normal(D)}),
-    "gelu": (layers.gelu, layers.gelu_backward, 3 * normal(N, D), {}),
-    "mlp": (
-        layers.mlp, layers.mlp_backward, normal(N, D),
-        {"w1": normal(D, 4 * D), "b1": normal(4 * D), "w2": normal(4 * D, D), "b2": normal(D)},
+    "embedding": row("embedding", None, TABLES, forward=embedding),
+    "layer_norm": row("layer_norm", normal(N, D), part("ln1.")),
+    "gelu": row("gelu", 3 * normal(N, D), {}),
+    "mlp": row("mlp", normal(N, D), part("mlp.")),
+    "attention": row("attention", normal(N, D), part("attention."), forward=attention_of(H, T)),
+    "attention with one head": row(
+        "attention", normal(N, D), part("attention."), forward=attention_of(1, T)
     ),
-    "attention": (
-        attention_of(H, T), layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    "attention of one position": row(
+        "attention", normal(B, D), part("attention."), forward=attention_of(H, 1)
     ),
-    "attention with one head": (
-        attention_of(1, T), layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
+    "rotary attention": row(
+        "attention", normal(N, D), part("attention."), forward=rotary_attention
     ),
-    "attention of one position": (
-        attention_of(H, 1), layers.attention_backward, normal(B, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
-    ),
-    "rotary attention": (
-        rotary_attention, layers.attention_backward, normal(N, D), {"qkv": normal(D, 3 * D), "out": normal(D, D)},
-    ),
-    "block": (block, layers.block_backward, normal(N, D), BLOCK),
-    "block with dropout": (block_with_dropout, layers.block_backward, normal(N, D), BLOCK),
-}  # fmt: skip
+    "block": row("block", normal(N, D), BLOCK, forward=block),
+    "block with dropout": row("block", normal(N, D), BLOCK, forward=block_with_dropout),
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -130,14 +146,21 @@ def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
     parts, sequences = [], x.reshape(B, T, D)
     for start, stop in ((0, 1), (1, 4), (4, 5)):
         part = sequences[:, start:stop].reshape(-1, D)
-        parts.append(layers.attention(part, qkv, out, H, stop - start, past=past[:, :, :, :stop])[0].reshape(B, -1, D))
+        parts.append(
+            layers.attention(part, qkv, out, H, stop - start, past=past[:, :, :, :stop])[0].reshape(
+                B, -1, D
+            )
+        )
     assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12, abs=1e-12)
 
 
 def test_softmax_gradients_match_finite_differences():
     x, dy = normal(3, 4, 5), normal(3, 4, 5)
     dx = layers.softmax_backward(dy, layers.softmax(x))
-    assert relative_error(dx, finite_differences(lambda: float((layers.softmax(x) * dy).sum()), x)) < 1e-6
+    assert (
+        relative_error(dx, finite_differences(lambda: float((layers.softmax(x) * dy).sum()), x))
+        < 1e-6
+    )
 
 
 def test_cross_entropy_gradients_match_finite_differences():
@@ -158,7 +181,9 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
 def test_rotary_scores_depend_on_distance_alone():
     query, key = normal(1, 4), normal(1, 4)
     turns = np.exp(1j * np.arange(9)[:, None] * np.array([1.0, 0.1]))
-    scores = layers.rotate(np.tile(query, (9, 1)), turns) @ layers.rotate(np.tile(key, (9, 1)), turns).T
+    scores = (
+        layers.rotate(np.tile(query, (9, 1)), turns) @ layers.rotate(np.tile(key, (9, 1)), turns).T
+    )
     for distance in range(-4, 5):
         assert np.diagonal(scores, distance) == pytest.approx(scores[4, 4 + distance])
 

@@ -52,14 +52,19 @@ def test_gradients_with_dropout_match_finite_differences():
     loss, gradients = model.loss_and_gradients(ids, targets, dropout=0.3, seed=1)
     assert loss != model.loss(ids, targets)
     for name, parameter in model.parameters.items():
-        numeric = finite_differences(lambda: model.loss_and_gradients(ids, targets, 0.3, 1)[0], parameter)
+        numeric = finite_differences(
+            lambda: model.loss_and_gradients(ids, targets, 0.3, 1)[0], parameter
+        )
         assert relative_error(gradients[name], numeric) < 1e-6, name
 
 
 def test_parameters_are_views_of_one_buffer_in_the_documented_order():
     model = GPT(TINY)
     assert model.flat.flags.c_contiguous
-    assert np.concatenate([p.ravel() for p in model.parameters.values()]).tolist() == model.flat.tolist()
+    assert (
+        np.concatenate([p.ravel() for p in model.parameters.values()]).tolist()
+        == model.flat.tolist()
+    )
     model.flat[:] = 7
     assert all((parameter == 7).all() for parameter in model.parameters.values())
     block = [
@@ -74,7 +79,9 @@ def test_parameters_are_views_of_one_buffer_in_the_documented_order():
 def test_all_matrix_products_stay_in_float32():
     model = GPT(TINY)
     _, gradients = model.loss_and_gradients([[0, 1, 2]], [[1, 2, 3]])
-    assert {array.dtype for array in [*gradients.values(), model.logits([[0]])]} == {np.dtype(np.float32)}
+    assert {array.dtype for array in [*gradients.values(), model.logits([[0]])]} == {
+        np.dtype(np.float32)
+    }
 
 
 def test_a_seed_decides_the_initial_parameters():

@@ -22,7 +22,9 @@ def outputs(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             kinds.append([sorted(output.get("data", {"text": 0})) for output in cell.outputs])
-            assert not [o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+            assert not [
+                o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"
+            ]
     return kinds
 
 

@@ -23,7 +23,9 @@ def test_adam_takes_the_steps_of_the_paper():
         optimizer.update({"blocks.0.mlp.w1": g}, t)
         m = 0.9 * m + 0.1 * g
         v = 0.99 * v + 0.01 * g**2
-        expected = expected - 0.1 * shares()[t - 1] * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        expected = expected - 0.1 * shares()[t - 1] * (m / (1 - 0.9**t)) / (
+            np.sqrt(v / (1 - 0.99**t)) + 1e-8
+        )
     assert parameters["blocks.0.mlp.w1"] == pytest.approx(expected, rel=1e-9)
 
 
@@ -41,7 +43,10 @@ def test_orthogonalizing_moves_all_singular_values_close_to_one(shape):
 def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest():
     random = np.random.default_rng(0)
     names = "blocks.0.mlp.w1", "blocks.0.ln1.gain", "head.weight"
-    start = {name: random.normal(size=shape) for name, shape in zip(names, [(3, 6), 3, (3, 6)], strict=True)}
+    start = {
+        name: random.normal(size=shape)
+        for name, shape in zip(names, [(3, 6), 3, (3, 6)], strict=True)
+    }
     gradients = [{name: random.normal(size=p.shape) for name, p in start.items()} for _ in range(4)]
     both, adam = ({name: p.copy() for name, p in start.items()} for _ in range(2))
     with_muon = Optimizer(both, dataclasses.replace(SETTINGS, muon_learning_rate=0.02))

@@ -13,7 +13,7 @@ def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
     assert params.corpus.path == "data/plays.txt"
     assert Config(65, **params.model.model_dump()) == Config(65)
     assert Training(**params.train.model_dump(exclude={"launcher"})) == Training()
-    assert params.train.launcher == ""
+    assert params.ranks.launcher == ""
 
 
 def test_every_setting_of_training_and_model_is_a_param():

@@ -1,4 +1,6 @@
-"""Training on several ranks: the same bytes as on one, and an end with one clear line whatever happens to a rank."""
+"""Training on several ranks: the same bytes as on one, and an end with one clear line whatever
+happens to a rank.
+"""
 
 import os
 import shutil
@@ -31,7 +33,7 @@ def results(checkout):
 
 
 def train(checkout, launcher, code=0):
-    checkout.set_params(train={"launcher": launcher})
+    checkout.set_params(ranks={"launcher": launcher})
     return checkout.stage("train", code=code)
 
 
@@ -61,7 +63,11 @@ def processes(path):
 
 def ranks_of(checkout):
     """Process ids of the ranks, in the order in which they were started."""
-    ids = [i for i in processes(checkout.path) if b"--rank" in Path(f"/proc/{i}/cmdline").read_bytes().split(b"\0")]
+    ids = [
+        i
+        for i in processes(checkout.path)
+        if b"--rank" in Path(f"/proc/{i}/cmdline").read_bytes().split(b"\0")
+    ]
     return sorted(i for i in ids if b"mpirun" not in Path(f"/proc/{i}/cmdline").read_bytes())
 
 
@@ -75,24 +81,27 @@ def test_any_number_of_ranks_gives_the_same_bytes(encoded, alone, count, threads
     assert process.stderr == ""
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, STEPS + 1))
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+        range(1, STEPS + 1)
+    )
     assert run.info.status == "FINISHED"
 
 
 def test_dvc_repro_itself_runs_distributed_and_makes_the_same_bytes(finished):
     everything = [*RESULTS, "samples.txt", "attention.png", "attention.html"]
     before = {name: (finished.path / "data" / name).read_bytes() for name in everything}
-    finished.set_params(train={"launcher": "mpirun -n 2"})
+    finished.set_params(ranks={"launcher": "mpirun -n 2"})
     assert "on 2 ranks" in finished.run("dvc", "repro", "--force").stdout
     assert {name: (finished.path / "data" / name).read_bytes() for name in everything} == before
 
 
 @pytest.mark.parametrize(
-    ("what", "message"), [("killed", "a rank died, or `mpirun -n 2`"), ("stopped", "has not answered rank")]
+    ("what", "message"),
+    [("killed", "a rank died, or `mpirun -n 2`"), ("stopped", "has not answered rank")],
 )
 def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, alone, what, message):
     encoded.set_params(**(MANY if what == "killed" else ENDLESS))
-    encoded.set_params(train={"launcher": "mpirun -n 2"})
+    encoded.set_params(ranks={"launcher": "mpirun -n 2"})
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 30:" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
@@ -107,10 +116,12 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_goes_on(encoded, al
     if what == "stopped":
         return
     out = train(encoded, "mpirun -n 4").stdout
-    assert "going on from data/checkpoint.npz, after step " in out
+    assert "going on from data/checkpoints/" in out
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(range(1, STEPS + 1))
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+        range(1, STEPS + 1)
+    )
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -120,32 +131,40 @@ def test_a_rank_that_hangs_when_they_meet_or_part_ends_all(encoded, when):
     ranks.write_text(ranks.read_text().replace("PATIENCE_TO_MEET = 60", "PATIENCE_TO_MEET = 5"))
     hang = "os.environ['PMI_RANK'] == '1' and time.sleep(1000)"
     if when == "before":
-        (encoded.path / "apart").write_text('#!/bin/sh\n[ "$PMI_RANK" = 0 ] || exec sleep 1000\nexec "$@"\n')
+        (encoded.path / "apart").write_text(
+            '#!/bin/sh\n[ "$PMI_RANK" = 0 ] || exec sleep 1000\nexec "$@"\n'
+        )
     else:
-        program.write_text(program.read_text().replace("group.part()", f"import os; {hang}; group.part()"))
+        program.write_text(
+            program.read_text().replace("group.part()", f"import os, time; {hang}; group.part()")
+        )
         (encoded.path / "apart").write_text('exec "$@"\n')
     err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
     assert err.startswith("error: a rank died, or `mpirun -n 2 sh ./apart` failed, with exit code ")
     assert err.count("\n") == 1
     assert not processes(encoded.path)
-    assert (encoded.path / "data/checkpoint.npz").exists() == (when == "after")
+    assert bool(list(encoded.path.glob("data/checkpoints/*.npz"))) == (when == "after")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_when_the_one_who_waits_for_the_ranks_is_stopped(encoded, how):
     encoded.set_params(**ENDLESS)
-    encoded.set_params(train={"launcher": "mpirun -n 2"})
+    encoded.set_params(ranks={"launcher": "mpirun -n 2"})
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 10:" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
-    if how == signal.SIGINT:  # a second training does not get in the way of the first, nor of its run
+    if (
+        how == signal.SIGINT
+    ):  # a second training does not get in the way of the first, nor of its run
         assert "error: another training is at work" in encoded.stage("train", code=1).stderr
         assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
-    assert (process.returncode, err) == ((-9, "") if how == signal.SIGKILL else (130, "interrupted\n"))
+    assert (process.returncode, err) == (
+        (-9, "") if how == signal.SIGKILL else (130, "interrupted\n")
+    )
     until = time.monotonic() + 30
     while processes(encoded.path):
         assert time.monotonic() < until
@@ -156,7 +175,9 @@ def test_a_divergence_is_said_once(encoded):
     encoded.set_params(**MANY)
     encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     err = train(encoded, "mpirun -n 2", code=1).stderr
-    assert err.startswith("error: training diverged at step 2 (loss nan, gradient norm nan, learning rate ")
+    assert err.startswith(
+        "error: training diverged at step 2 (loss nan, gradient norm nan, learning rate "
+    )
     assert err.count("\n") == 1
     assert mlflow_runs(encoded)[1][0].info.status == "FAILED"
     assert not processes(encoded.path)
@@ -165,27 +186,30 @@ def test_a_divergence_is_said_once(encoded):
 def test_what_cannot_be_launched_is_one_line(encoded):
     encoded.set_params(train={"shards": 4})
     wrong = {
-        "mpirun -n 3": "train.launcher starts 3 ranks: 4 shards need 1 or 2 or 4",
-        "mpirun '": """params.yaml: train.launcher is "mpirun '": No closing quotation""",
-        "no-such-launcher -n 2": "params.yaml: train.launcher: cannot run no-such-launcher: No such file or directory",
-        "env false": "a rank died, or `env false` failed, with exit code 1: run again to go on from the last "
-        "checkpoint, if there is one",
+        "mpirun -n 3": "ranks.launcher starts 3 ranks: 4 shards need 1 or 2 or 4",
+        "mpirun '": """params.yaml: ranks.launcher is "mpirun '": No closing quotation""",
+        "no-such-launcher -n 2": "params.yaml: ranks.launcher: cannot run no-such-launcher: No such"
+        " file or directory",
+        "env false": "a rank died, or `env false` failed, with exit code 1: run again to go on from"
+        " the last checkpoint, if there is one",
     }
     for launcher, message in wrong.items():
         assert train(encoded, launcher, code=1).stderr == f"error: {message}\n"
     other = shutil.copytree(encoded.path, encoded.path / "other")
-    Checkout(other).set_params(train={"seed": 2, "launcher": ""})
+    Checkout(other).set_params(train={"seed": 2}, ranks={"launcher": ""})
     (encoded.path / "apart").write_text('#!/bin/sh\n[ "$PMI_RANK" = 0 ] || cd other\nexec "$@"\n')
     err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
     assert "has other params, text, code or NumPy than" in err
     assert err.count("\n") == 1
-    encoded.environment["OMPI_COMM_WORLD_SIZE"] = "2"  # as Open MPI's launcher says to the ranks that it starts
-    message = "train.launcher is of another MPI than mpi4py's: its ranks do not find each other"
+    encoded.environment["OMPI_COMM_WORLD_SIZE"] = (
+        "2"  # as Open MPI's launcher says to the ranks that it starts
+    )
+    message = "ranks.launcher is of another MPI than mpi4py's: its ranks do not find each other"
     assert train(encoded, "env", code=1).stderr == f"error: {message}\n"
     del encoded.environment["OMPI_COMM_WORLD_SIZE"]
     (encoded.path / "mpi4py").mkdir()
     (encoded.path / "mpi4py/__init__.py").write_text("raise ImportError('it is not installed')")
-    message = "train.launcher needs mpi4py and MPI (it is not installed): `pip install .[mpi]`"
+    message = "ranks.launcher needs mpi4py and MPI (it is not installed): `pip install .[mpi]`"
     assert train(encoded, "mpirun -n 2", code=1).stderr == f"error: {message}\n"
     assert not list(encoded.path.glob("data/*.tmp"))
 
@@ -195,10 +219,15 @@ def ip(*command):
 
 
 class Hosts:
-    """Machines of our own: network namespaces on one switch, each with its address, its name and an SSH server."""
+    """Machines of our own: network namespaces on one switch, each with its address, its name and an
+    SSH server.
+    """
 
     def __init__(self, folder, count):
-        self.folder, self.names = folder, [f"bare{os.getpid() % 10_000}h{i}" for i in range(1, count + 1)]
+        self.folder, self.names = (
+            folder,
+            [f"bare{os.getpid() % 10_000}h{i}" for i in range(1, count + 1)],
+        )
         self.switch = f"bare{os.getpid() % 10_000}sw"
         self.addresses = [f"10.77.0.{i}" for i in range(1, count + 1)]
 
@@ -234,7 +263,8 @@ class Hosts:
                 ip("-n", self.switch, "link", "set", f"port{i}", "master", "bridge")
                 known += f"{address} {self.key(name)}"
             (self.folder / "known_hosts").write_text(known)
-            options = f"-i {self.folder}/user -o UserKnownHostsFile={self.folder}/known_hosts -o BatchMode=yes"
+            options = f"-i {self.folder}/user -o UserKnownHostsFile={self.folder}/known_hosts"
+            options += " -o BatchMode=yes"
             (self.folder / "rsh").write_text(f'#!/bin/sh\nexec ssh {options} "$@"\n')
             (self.folder / "rsh").chmod(0o755)
             for name in self.names:
@@ -244,22 +274,48 @@ class Hosts:
 
     def __exit__(self, *_):
         for name in self.names:  # whatever still runs there
-            for process in subprocess.check_output(["ip", "netns", "pids", name], text=True).split():
-                if b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes():  # but the servers, which end below
+            for process in subprocess.check_output(
+                ["ip", "netns", "pids", name], text=True
+            ).split():
+                if (
+                    b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes()
+                ):  # but the servers, which end below
                     os.kill(int(process), signal.SIGKILL)
         self.stack.close()
 
     def key(self, name):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True
+        )
         return (self.folder / f"{name}.pub").read_text()
 
     def on(self, name):
         """What runs a command on a host."""
-        return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
+        return [
+            "ip",
+            "netns",
+            "exec",
+            name,
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            f'hostname {name}; exec "$@"',
+            "sh",
+        ]
 
     def sshd(self, name):
-        lines = [f"HostKey {self.folder}/{name}", "PidFile none", "UsePAM no", "StrictModes no", "Port 22"]
-        lines += [f"AuthorizedKeysFile {self.folder}/authorized_keys", "PasswordAuthentication no\n"]
+        lines = [
+            f"HostKey {self.folder}/{name}",
+            "PidFile none",
+            "UsePAM no",
+            "StrictModes no",
+            "Port 22",
+        ]
+        lines += [
+            f"AuthorizedKeysFile {self.folder}/authorized_keys",
+            "PasswordAuthentication no\n",
+        ]
         (self.folder / f"{name}.conf").write_text("\n".join(lines))
         Path("/run/sshd").mkdir(exist_ok=True)
         command = [
@@ -280,14 +336,18 @@ class Hosts:
 def namespaces_work():
     probe = f"bare{os.getpid()}"
     made = subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode == 0
-    return made and subprocess.run(["ip", "netns", "del", probe], capture_output=True).returncode == 0
+    return (
+        made and subprocess.run(["ip", "netns", "del", probe], capture_output=True).returncode == 0
+    )
 
 
 @pytest.fixture
 def hosts(tmp_path):
     """Three hosts; or None, and a word about it, where the machine forbids network namespaces."""
     if not shutil.which("ip") or not namespaces_work():
-        warnings.warn("no network namespaces here (`ip netns add` fails): on loopback instead", stacklevel=1)
+        warnings.warn(
+            "no network namespaces here (`ip netns add` fails): on loopback instead", stacklevel=1
+        )
         yield None
     else:
         folder = tmp_path / "hosts"
@@ -297,13 +357,19 @@ def hosts(tmp_path):
 
 
 def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
-    """By SSH and TCP, four ranks on three hosts; then, without the third, the training goes on to the same bytes."""
+    """By SSH and TCP, four ranks on three hosts; then, without the third, the training goes on to
+    the same bytes.
+    """
     encoded.set_params(**ENDLESS)
     addresses = hosts.addresses if hosts else ["127.0.0.1"]
     hostfile = tmp_path / "hosts.txt"
     hostfile.write_text("\n".join(f"{a}:{2 if a == addresses[0] else 1}" for a in addresses) + "\n")
-    by_ssh = f" -launcher-exec {hosts.folder}/rsh -iface lan -genv FI_PROVIDER tcp -genv UCX_TLS tcp" if hosts else ""
-    encoded.set_params(train={"launcher": f"mpirun -n 4 --hostfile {hostfile}{by_ssh}"})
+    by_ssh = (
+        f" -launcher-exec {hosts.folder}/rsh -iface lan -genv FI_PROVIDER tcp -genv UCX_TLS tcp"
+        if hosts
+        else ""
+    )
+    encoded.set_params(ranks={"launcher": f"mpirun -n 4 --hostfile {hostfile}{by_ssh}"})
     on_first = hosts.on(hosts.names[0]) if hosts else []
     process = encoded.start(*on_first, sys.executable, "-m", "pipeline.train")
     while "step 30:" not in process.stdout.readline():
@@ -326,6 +392,6 @@ def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
 
     encoded.set_params(**MANY)  # its own training, as that of `alone`
     hostfile.write_text("\n".join(f"{address}:1" for address in addresses[:2]) + "\n")
-    encoded.set_params(train={"launcher": f"mpirun -n 2 --hostfile {hostfile}{by_ssh}"})
+    encoded.set_params(ranks={"launcher": f"mpirun -n 2 --hostfile {hostfile}{by_ssh}"})
     assert "on 2 ranks" in encoded.run(*on_first, sys.executable, "-m", "pipeline.train").stdout
     assert results(encoded) == results(alone)

@@ -4,6 +4,7 @@
 """
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -32,6 +33,12 @@ def until(process, line):
         assert printed or process.poll() is None, process.stderr.read()
 
 
+def checkpoint_of(checkout):
+    """The newest checkpoint; None if there is none."""
+    found = checkout.path.glob("data/checkpoints/*.npz")
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def results(checkout):
     return {name: (checkout.path / "data" / name).read_bytes() for name in RESULTS}
 
@@ -40,16 +47,24 @@ def assert_whole(client, run, steps):
     """A run that has each step once, and everything else that a training logs."""
     assert run.info.status == "FINISHED"
     for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
-        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(range(1, steps + 1)), name
+        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
+            range(1, steps + 1)
+        ), name
     for name in ("final_validation_loss", "parameters.total"):
         assert len(client.get_metric_history(run.info.run_id, name)) == 1
-    assert {"weights.pkl", "vocab.json", "loss.png"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert {"weights.pkl", "vocab.json", "loss.png"} <= {
+        f.path for f in client.list_artifacts(run.info.run_id)
+    }
 
 
 @pytest.fixture(scope="session")
 def undisturbed(encoded_checkout, tmp_path_factory):
-    """A checkout after one training in one go, with how long that took as `seconds`. Not to be changed."""
-    checkout = Checkout(shutil.copytree(encoded_checkout.path, tmp_path_factory.mktemp("undisturbed") / "checkout"))
+    """A checkout after one training in one go, with how long that took as `seconds`. Not to be
+    changed.
+    """
+    checkout = Checkout(
+        shutil.copytree(encoded_checkout.path, tmp_path_factory.mktemp("undisturbed") / "checkout")
+    )
     checkout.set_params(**LONG)
     begun = time.monotonic()
     checkout.stage("train")
@@ -59,16 +74,20 @@ def undisturbed(encoded_checkout, tmp_path_factory):
 
 @pytest.fixture
 def long(encoded):
-    """A copy of the small checkout after `prepare` and `vocab`, with as much to train as `undisturbed`."""
+    """A copy of the small checkout after `prepare` and `vocab`, with as much to train as
+    `undisturbed`.
+    """
     encoded.set_params(**LONG)
     return encoded
 
 
 def test_killed_at_random_moments(long, undisturbed):
-    """Wherever it is killed, what it ends with is the same; and what it made before is there, whole, until then."""
+    """Wherever it is killed, what it ends with is the same; and what it made before is there,
+    whole, until then.
+    """
     random, finished, kills, unsure = np.random.default_rng(), 0, 0, 0
     (long.path / "mlflow.db").unlink()  # may be killed while MLflow makes its store, too
-    checkpoint, metrics = long.path / "data/checkpoint.npz", long.path / "data/metrics.json"
+    metrics = long.path / "data/metrics.json"
     while kills < KILLS:
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         process = long.start("python", "-m", "pipeline.train", start_new_session=True)
@@ -78,21 +97,26 @@ def test_killed_at_random_moments(long, undisturbed):
             kill(process)
             kills += 1
             written = metrics.exists() and metrics.stat().st_mtime_ns != before
-            unsure += written and not checkpoint.exists()  # it had finished, and was about to end
+            unsure += written and not checkpoint_of(long)  # it had finished, and was about to end
         else:
             assert process.returncode == 0, process.communicate()
             process.communicate()
             finished += 1
         for name in RESULTS:  # nothing, or all of it
             path = long.path / "data" / name
-            assert not path.exists() or path.read_bytes() == (undisturbed.path / "data" / name).read_bytes()
+            assert (
+                not path.exists()
+                or path.read_bytes() == (undisturbed.path / "data" / name).read_bytes()
+            )
     long.stage("train")
     assert results(long) == results(undisturbed)
     client, runs = mlflow_runs(long)
     assert len(runs) == finished + unsure + 1
     for run in runs:
         assert_whole(client, run, STEPS)
-    left = {path.name for path in (long.path / "data").iterdir()} - {p.name for p in undisturbed.path.glob("data/*")}
+    left = {path.name for path in (long.path / "data").iterdir()} - {
+        p.name for p in undisturbed.path.glob("data/*")
+    }
     assert not left
     print(f"{kills} kills, {finished} trainings that ended before theirs")
 
@@ -107,22 +131,25 @@ def test_it_goes_on_from_the_last_checkpoint(long, undisturbed, how):
         assert mlflow_runs(long)[1][0].info.status == "KILLED"
     else:
         kill(process)
-    before = (long.path / "data/checkpoint.npz").read_bytes()
-    if how == "no space":  # a limit on the size of files says no where a full disk would, without filling one
+    before = checkpoint_of(long).read_bytes()
+    if (
+        how == "no space"
+    ):  # a limit on the size of files says no where a full disk would, without filling one
         command = "trap '' XFSZ; ulimit -f 100; python -m pipeline.train"
         long.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
         err = long.run("bash", "-c", command, code=1).stderr
-        assert "\nerror: cannot write data/checkpoint.npz: File too large\n" in "\n" + err
-        assert (long.path / "data/checkpoint.npz").read_bytes() == before
+        name = checkpoint_of(long).relative_to(long.path)
+        assert f"\nerror: cannot write {name}: File too large\n" in "\n" + err
+        assert checkpoint_of(long).read_bytes() == before
         del long.environment["MLFLOW_TRACKING_URI"]
     long.set_params(checkpoint={"interval": 7})  # which changes no result
     out = long.stage("train").stdout
-    assert "going on from data/checkpoint.npz, after step " in out
+    assert "going on from data/checkpoints/" in out
     assert "\nstep 30:" not in out
     assert results(long) == results(undisturbed)
     client, (run,) = mlflow_runs(long)
     assert_whole(client, run, STEPS)
-    assert not (long.path / "data/checkpoint.npz").exists()
+    assert not checkpoint_of(long)
 
 
 def test_dvc_repro_goes_on_too_and_the_former_results_are_kept(finished, undisturbed):
@@ -133,31 +160,60 @@ def test_dvc_repro_goes_on_too_and_the_former_results_are_kept(finished, undistu
     kill(process)
     finished.run("dvc", "checkout", "--force")
     assert results(finished) == former
-    assert "going on from data/checkpoint.npz" in finished.run("dvc", "repro").stdout
+    assert "going on from data/checkpoints/" in finished.run("dvc", "repro").stdout
     assert results(finished) == results(undisturbed)
     client, runs = mlflow_runs(finished)
     assert len(runs) == 2
     assert_whole(client, runs[0], STEPS)
 
 
-def test_a_checkpoint_of_another_training_is_not_used(long):
+def test_a_checkpoint_of_another_training_is_not_used_but_stays(long, undisturbed):
+    """After an interrupted training: another one, then the first goes on."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 60:")
     kill(process)
-    long.set_params(train={"learning_rate": 0.004})
+    interrupted = checkpoint_of(long)
+    long.set_params(train={"learning_rate": 0.004, "steps": 20})
     out = long.stage("train").stdout
     assert "going on" not in out
+    name = interrupted.relative_to(long.path)
+    assert f"{name}, after step " in out
+    assert (
+        "is not used, and stays: train.learning_rate (0.005, now 0.004), train.steps (180, " in out
+    )
     steps = [int(row["step"]) for row in csv.DictReader((long.path / "data/train_loss.csv").open())]
-    assert steps == list(range(1, STEPS + 1))
+    assert steps == list(range(1, 21))
     client, runs = mlflow_runs(long)
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
-    assert_whole(client, runs[0], STEPS)
+    assert_whole(client, runs[0], 20)
+
+    with (long.path / "baregpt/sampler.py").open("a") as file:
+        file.write("# of no consequence for a training\n")
+    long.set_params(**LONG, sample={"temperature": 0.1})
+    long.set_params(train={"learning_rate": 0.005})
+    assert f"going on from {name}, after step " in long.stage("train").stdout
+    assert results(long) == results(undisturbed)
+    client, runs = mlflow_runs(long)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert_whole(client, runs[1], STEPS)
 
 
-@pytest.mark.parametrize("name", ["baregpt/layers.py", "pipeline/train.py", "data/train.npy", "data/vocab.json"])
+def test_the_last_two_checkpoints_are_kept(encoded):
+    encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
+    names = []
+    for seed in (1, 2, 3):
+        encoded.set_params(train={"seed": seed})
+        encoded.stage("train", code=1)
+        names.append(checkpoint_of(encoded).name)
+    assert {path.name for path in encoded.path.glob("data/checkpoints/*")} == {*names[1:]}
+
+
+@pytest.mark.parametrize(
+    "name", ["baregpt/layers.py", "pipeline/train.py", "data/train.npy", "data/vocab.json"]
+)
 def test_another_code_or_corpus_is_another_training(encoded, name):
-    program = "from pipeline import checkpoint, stage; "
-    program += "print(checkpoint.fingerprint([1], [stage.TRAIN_IDS, stage.VOCAB]))"
+    program = "from pipeline import checkpoint, inputs; "
+    program += "print(checkpoint.identity(inputs.Inputs('train')))"
     ask = ("python", "-c", program)
     before = encoded.run(*ask).stdout
     assert encoded.run(*ask).stdout == before
@@ -166,21 +222,44 @@ def test_another_code_or_corpus_is_another_training(encoded, name):
     assert encoded.run(*ask).stdout not in ("", before)
 
 
-def test_a_damaged_checkpoint_is_not_used(long, undisturbed):
+def rewrite_state(checkpoint, change):
+    """A checkpoint as another version of this project might have written it."""
+    with np.load(checkpoint) as saved:
+        arrays = dict(saved)
+    state = json.loads(bytes(arrays.pop("state")))
+    change(state)
+    with checkpoint.open("wb") as file:
+        np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_used_and_not_lost(long, undisturbed):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 60:")
     kill(process)
-    checkpoint = long.path / "data/checkpoint.npz"
+    checkpoint = checkpoint_of(long)
+    name = str(checkpoint.relative_to(long.path))
     good = checkpoint.read_bytes()
     middle = len(good) // 2
-    checkpoint.write_bytes(good[:middle] + b"damage" + good[middle + 6 :])
+    damaged = good[:middle] + b"damage" + good[middle + 6 :]
+    checkpoint.write_bytes(damaged)
     process = long.stage("train")
-    assert process.stderr.startswith("warning: data/checkpoint.npz is damaged (")
+    assert process.stderr.startswith(f"warning: {name} is not used (it is damaged")
     assert process.stderr.count("\n") == 1
+    assert checkpoint.with_suffix(".damaged").read_bytes() == damaged
     assert results(long) == results(undisturbed)
+    ask = "from pipeline import checkpoint, inputs; from pathlib import Path; "
+    ask += "checkpoint.{}(Path('{}'), inputs.Inputs('train'))"
     checkpoint.write_bytes(b"not a checkpoint")
-    load = "from pipeline.checkpoint import load_checkpoint; assert load_checkpoint() is None"
-    assert long.run("python", "-c", load).stderr.startswith("warning: data/checkpoint.npz is damaged (")
+    out = long.run("python", "-c", ask.format("explain", name)).stdout
+    assert out.startswith(f"{name} is not used, and stays: it is damaged or of another version")
+    checkpoint.write_bytes(good)
+    rewrite_state(checkpoint, lambda state: state["progress"].update(unheard_of=1))
+    out = long.run("python", "-c", ask.format("explain", name)).stdout
+    assert out.startswith(f"{name} is not used, and stays: it is damaged or of another version")
+    rewrite_state(checkpoint, lambda state: state["progress"].pop("unheard_of"))
+    rewrite_state(checkpoint, lambda state: state["record"].update(unheard_of=1))
+    assert f"going on from {name}" in long.stage("train").stdout
+    assert results(long) == results(undisturbed)
 
 
 def test_two_trainings_at_once_do_not_mix(long, undisturbed):
@@ -189,7 +268,10 @@ def test_two_trainings_at_once_do_not_mix(long, undisturbed):
     process.send_signal(signal.SIGSTOP)
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)
-    assert err == "error: another training is at work in this checkout: wait for it (data/training.lock)\n"
+    assert (
+        err
+        == "error: another training is at work in this checkout: wait for it (data/training.lock)\n"
+    )
     process.communicate()
     assert process.returncode == 0
     assert results(long) == results(undisturbed)
@@ -198,8 +280,10 @@ def test_two_trainings_at_once_do_not_mix(long, undisturbed):
 def test_a_training_that_diverges_keeps_its_last_checkpoint(long):
     long.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     err = long.stage("train", code=1).stderr
-    assert err.startswith("error: training diverged at step 2 (loss nan, gradient norm nan, learning rate ")
-    assert (long.path / "data/checkpoint.npz").exists()
+    assert err.startswith(
+        "error: training diverged at step 2 (loss nan, gradient norm nan, learning rate "
+    )
+    assert checkpoint_of(long)
     assert not (long.path / "data/weights.pkl").exists()
     long.set_params(train={"learning_rate": 0.005, "warmup_steps": 5})
     assert "going on" not in long.stage("train").stdout

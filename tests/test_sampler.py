@@ -7,7 +7,9 @@ from baregpt import GPT, Config, Vocab, generate, generate_batch
 from baregpt.sampler import choose
 
 VOCAB = Vocab("abcdefghij")
-MODEL = GPT(Config(len(VOCAB), block_size=12, d_model=16, n_heads=2, n_layers=2), seed=5, dtype=np.float64)
+MODEL = GPT(
+    Config(len(VOCAB), block_size=12, d_model=16, n_heads=2, n_layers=2), seed=5, dtype=np.float64
+)
 MODEL.flat[:] = np.random.default_rng(0).normal(0, 0.3, MODEL.n_parameters)
 
 
@@ -16,7 +18,9 @@ def text(**options):
 
 
 def greedy_without_cache(prompt, count):
-    """The same, recomputed from scratch for each character, with the context that `generate` documents."""
+    """The same, recomputed from scratch for each character, with the context that `generate`
+    documents.
+    """
     ids, context = list(VOCAB.encode(prompt)), list(VOCAB.encode(prompt))[-12:]
     for _ in range(count):
         ids.append(int(MODEL.logits([context])[0, -1].argmax()))
@@ -67,7 +71,9 @@ def test_a_context_of_one_character_works():
 def test_a_batch_writes_several_texts_at_once(count):
     columns = list(generate_batch(MODEL, VOCAB, "abc", count, 60, temperature=0))
     assert ["".join(column) for column in zip(*columns)] == [text(temperature=0)] * count
-    drawn = {"".join(column) for column in zip(*generate_batch(MODEL, VOCAB, "abc", count, 60, seed=1))}
+    drawn = {
+        "".join(column) for column in zip(*generate_batch(MODEL, VOCAB, "abc", count, 60, seed=1))
+    }
     assert len(drawn) == count
 
 
@@ -79,7 +85,10 @@ def test_no_new_tokens_is_no_text():
     ("options", "message"),
     [
         ({"prompt": ""}, "the prompt is empty"),
-        ({"prompt": "aXb"}, "character 'X' at position 1 is not in the vocabulary, which is 'abcdefghij'"),
+        (
+            {"prompt": "aXb"},
+            "character 'X' at position 1 is not in the vocabulary, which is 'abcdefghij'",
+        ),
         ({"temperature": -1}, "temperature is -1: it must be at least 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1"),
@@ -90,4 +99,6 @@ def test_no_new_tokens_is_no_text():
 )
 def test_wrong_options_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        (generate_batch if "count" in options else generate)(MODEL, VOCAB, **{"prompt": "a"} | options)
+        (generate_batch if "count" in options else generate)(
+            MODEL, VOCAB, **{"prompt": "a"} | options
+        )

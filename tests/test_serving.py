@@ -1,4 +1,6 @@
-"""The team's tracking server, the model registry, and the model behind a server, each by the README's own commands."""
+"""The team's tracking server, the model registry, and the model behind a server, each by the
+commands of the documentation.
+"""
 
 import json
 import os
@@ -15,7 +17,10 @@ from conftest import Checkout, commands, copy_of, made_once, mlflow_runs
 
 from baregpt import generate, load_weights
 
-ASK = {"inputs": {"prompt": ["KING:", "\n"]}, "params": {"length": 40, "temperature": 0.9, "top_k": 5, "seed": 3}}
+ASK = {
+    "inputs": {"prompt": ["KING:", "\n"]},
+    "params": {"length": 40, "temperature": 0.9, "top_k": 5, "seed": 3},
+}
 
 
 def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
@@ -46,14 +51,18 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
             assert {run.data.params["train.seed"] for run in runs} == {"1", "2"}
             for run in runs:
                 assert run.info.status == "FINISHED"
-                assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == [*range(1, 21)]
+                assert [
+                    m.step for m in client.get_metric_history(run.info.run_id, "train_loss")
+                ] == [*range(1, 21)]
                 assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
                 of = clones[run.data.params["train.seed"] == "2"].path / "data"
                 for name in ("weights.pkl", "samples.txt", "attention.html"):
                     theirs = client.download_artifacts(run.info.run_id, name, tmp_path)
                     assert Path(theirs).read_bytes() == (of / name).read_bytes()
             assert len(list((tmp_path / "artifacts").rglob("samples.txt"))) == 2
-            request = urllib.request.Request(f"{tracking.address}/", headers={"Host": "elsewhere.example.org"})
+            request = urllib.request.Request(
+                f"{tracking.address}/", headers={"Host": "elsewhere.example.org"}
+            )
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(request)
             assert "baregpt version 1 has these weights" in encoded.stage("register").stdout
@@ -63,7 +72,9 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
 
 @pytest.fixture(scope="session")
 def registered(finished_checkout, tmp_path_factory):
-    """A finished checkout whose weights are in its model registry, and what that printed. Not to be changed."""
+    """A finished checkout with its weights in the registry, and what that printed. Not to be
+    changed.
+    """
 
     def make(checkout):
         copy_of(finished_checkout, checkout.path)
@@ -74,7 +85,9 @@ def registered(finished_checkout, tmp_path_factory):
 
 def expected(checkout):
     model, vocab = load_weights(checkout.path / "data/weights.pkl")
-    return ["".join(generate(model, vocab, prompt, 40, 0.9, 5, 3)) for prompt in ASK["inputs"]["prompt"]]
+    return [
+        "".join(generate(model, vocab, prompt, 40, 0.9, 5, 3)) for prompt in ASK["inputs"]["prompt"]
+    ]
 
 
 def test_register_ties_a_version_to_the_weights(registered):
@@ -88,8 +101,13 @@ def test_register_ties_a_version_to_the_weights(registered):
     assert version.run_id == run.info.run_id
     checksum, loss = version.tags.values()
     printed = (registered.path / "registered.txt").read_text()
-    assert printed == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
-    assert registered.stage("register").stdout == f"baregpt version 1 already has these weights, md5 {checksum}\n"
+    assert (
+        printed == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
+    )
+    assert (
+        registered.stage("register").stdout
+        == f"baregpt version 1 already has these weights, md5 {checksum}\n"
+    )
     assert len(client.search_model_versions("name = 'baregpt'")) == 1
 
 
@@ -98,7 +116,10 @@ def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
     (checkout.path / "mlflow.db").unlink()
     assert checkout.stage("register").stdout.startswith("baregpt version 1 has these weights: md5 ")
     client, (run,) = mlflow_runs(checkout)
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl", "model"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "weights.pkl",
+        "model",
+    }
 
 
 def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
@@ -107,7 +128,10 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
     assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
     assert err.count("\n") == 1
     (finished.path / "data/weights.pkl").unlink()
-    assert finished.stage("register", code=1).stderr == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
+    assert (
+        finished.stage("register", code=1).stderr
+        == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
+    )
 
 
 def test_the_model_answers_over_http(registered, tmp_path):
@@ -119,7 +143,10 @@ def test_the_model_answers_over_http(registered, tmp_path):
     command = serve.replace("5001", str(port)).split()
     options = {"cwd": checkout.path, "env": environment}
     with servers.running(
-        command, lambda: servers.fetch(f"http://127.0.0.1:{port}/ping") is not None, tmp_path / "log", **options
+        command,
+        lambda: servers.fetch(f"http://127.0.0.1:{port}/ping") is not None,
+        tmp_path / "log",
+        **options,
     ):
         ask = ask.replace("5001", str(port))
         (text,) = json.loads(checkout.run("bash", "-euc", ask).stdout)["predictions"]
@@ -159,7 +186,8 @@ def refuse(*_, **__):
 pickle.load = pickle.loads = refuse
 {snippet}
 assert len(text) == 100
-print(model.predict([{{"prompt": prompt}} for prompt in {ASK["inputs"]["prompt"]!r}], params={ASK["params"]!r}))
+prompts = [{{"prompt": prompt}} for prompt in {ASK["inputs"]["prompt"]!r}]
+print(model.predict(prompts, params={ASK["params"]!r}))
 import baregpt
 print(baregpt.__file__)
 """
@@ -168,7 +196,9 @@ print(baregpt.__file__)
     texts, where = elsewhere.run("python", "-c", program).stdout.splitlines()
     assert texts == repr(expected(registered))
     assert "artifacts/model/code/baregpt" in where
-    files = [path for path in registered.path.glob("mlruns/*/artifacts/model/**/*") if path.is_file()]
+    files = [
+        path for path in registered.path.glob("mlruns/*/artifacts/model/**/*") if path.is_file()
+    ]
     assert [path.name for path in files if path.suffix in (".pkl", ".pickle")] == ["weights.pkl"]
 
 
@@ -176,7 +206,9 @@ def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
     """Weights that were changed where MLflow keeps them."""
     client, (run,) = mlflow_runs(registered)
     model = Path(client.download_artifacts(run.info.run_id, "model", tmp_path))
-    (model / "data/weights.pkl").write_bytes(b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR.")
+    (model / "data/weights.pkl").write_bytes(
+        b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR."
+    )
     with pytest.raises(ValueError, match="not a sound BareGPT weights file"):
         mlflow.pyfunc.load_model(str(model))
     assert not (tmp_path / "harm").exists()

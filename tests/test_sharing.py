@@ -17,7 +17,9 @@ SHARING = commands("Share weights and corpora")
 
 
 def script(checkout, *blocks, **placeholders):
-    """Run blocks of the README's commands, with what stands for something replaced by what is so here."""
+    """Run blocks of the README's commands, with what stands for something replaced by what is so
+    here.
+    """
     text = "\n".join(blocks)
     for placeholder, value in placeholders.items():
         text = text.replace(placeholder, str(value))
@@ -33,11 +35,15 @@ def clone(hub, path, environment):
 
 @pytest.fixture
 def published(finished, tmp_path):
-    """A finished checkout, with a git repository `hub` to which it pushes, and a home of its own."""
+    """A finished checkout, with a git repository `hub` to push to, and a home of its own."""
     hub, home = tmp_path / "hub.git", tmp_path / "home"
     home.mkdir(exist_ok=True)
     identity = {"NAME": "Test", "EMAIL": "test@example.org"}
-    who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in identity.items()}
+    who = {
+        f"GIT_{role}_{what}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for what, value in identity.items()
+    }
     finished.environment |= who | {"HOME": str(home)}
     finished.run("git", "init", "-q", "--bare", hub)
     finished.run("git", "remote", "add", "origin", hub)
@@ -49,14 +55,20 @@ def published(finished, tmp_path):
 
 @pytest.fixture(params=["folder", "ssh", "s3"])
 def remote(request, tmp_path):
-    """A kind of remote with its server: the README's block for it, what stands there for what, and the variables."""
+    """A kind of remote with its server: the README's block for it, what stands there for what, and
+    the variables.
+    """
     block, place = SHARING[["folder", "ssh", "s3"].index(request.param)], tmp_path / "remote"
     if request.param == "folder":
         yield block, {"/srv/baregpt": place}, {}
     elif request.param == "ssh":
         (tmp_path / "server").mkdir()
         with servers.ssh(tmp_path / "server", tmp_path / "home") as port:
-            yield block, {"me@storage:22": f"{getpass.getuser()}@127.0.0.1:{port}", "/srv/baregpt": place}, {}
+            yield (
+                block,
+                {"me@storage:22": f"{getpass.getuser()}@127.0.0.1:{port}", "/srv/baregpt": place},
+                {},
+            )
     else:
         with servers.s3(tmp_path) as address:
             login = {"AWS_ACCESS_KEY_ID": "us", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -94,7 +106,9 @@ def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(publi
     checkout, _ = published
     with servers.ssh(tmp_path, tmp_path / "home") as port:
         (tmp_path / "authorized_keys").write_text("")
-        checkout.run("dvc", "remote", "add", "--default", "team", f"ssh://127.0.0.1:{port}{tmp_path}/remote")
+        checkout.run(
+            "dvc", "remote", "add", "--default", "team", f"ssh://127.0.0.1:{port}{tmp_path}/remote"
+        )
         assert "authentication failures" in checkout.run("dvc", "push", code=255).stderr
     assert not (tmp_path / "remote").exists()
 
@@ -111,11 +125,18 @@ def test_a_remote_that_is_gone_is_said_and_loses_nothing(published, tmp_path):
 
 def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     """Two run at once in copies of the checkout: neither may lose or mix anything."""
-    smaller = {"=500": "=20", "0.002,0.005,0.01": "0.002,0.008", "--jobs 1": "--jobs 2", "rates-3": "rates-2"}
+    smaller = {
+        "=500": "=20",
+        "0.002,0.005,0.01": "0.002,0.008",
+        "--jobs 1": "--jobs 2",
+        "rates-3": "rates-2",
+    }
     queue, start, *compare = commands("Experiments")[1].splitlines()
     assert script(finished, queue, **smaller).stdout.count("Queued experiment 'rates-") == 2
     script(finished, start, **smaller)
-    while re.search("Queued|Running", status := finished.run("dvc", "queue", "status").stdout.split("Worker")[0]):
+    while re.search(
+        "Queued|Running", status := finished.run("dvc", "queue", "status").stdout.split("Worker")[0]
+    ):
         time.sleep(1)
     assert status.count("Success") == 2, status
 
@@ -132,7 +153,13 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 20
         names = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert {"weights.pkl", "samples.txt", "attention.png", "attention.html", "loss.png"} <= names
+        assert {
+            "weights.pkl",
+            "samples.txt",
+            "attention.png",
+            "attention.html",
+            "loss.png",
+        } <= names
         texts.add(Path(client.download_artifacts(run.info.run_id, "samples.txt")).read_text())
         weights = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
         assert run.data.tags["weights.md5"] == hashlib.md5(weights.read_bytes()).hexdigest()

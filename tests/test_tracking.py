@@ -1,4 +1,6 @@
-"""A tracking server that is down, slow, or gone halfway costs nothing but patience; and it is told no secrets."""
+"""A tracking server that is down, slow, or gone halfway costs nothing but patience; and it is told
+no secrets.
+"""
 
 import json
 import secrets
@@ -9,7 +11,8 @@ from conftest import mlflow_runs
 from filelock import FileLock
 from servers import Tracking
 
-from pipeline import tracking
+from pipeline import outbox, store
+from pipeline.record import FINISHED, KILLED, Record, now
 
 SECRET = secrets.token_hex(16)
 
@@ -27,7 +30,9 @@ def assert_one_warning(err):
 
 def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     server = Tracking(tmp_path, encoded.environment)
-    encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace("//", f"//founder:{SECRET}@")
+    encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace(
+        "//", f"//founder:{SECRET}@"
+    )
     encoded.environment["AWS_SECRET_ACCESS_KEY"] = SECRET
     stages = [encoded.stage(stage) for stage in ("train", "sample", "plot_attention")]
     for process in stages:
@@ -36,8 +41,9 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     err = encoded.stage("deliver", code=1).stderr
     assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
 
-    (tmp_path / "artifacts").touch()  # where a folder should be, so that it takes no files: all else gets there
-    stopped = tracking.Record("training", {"training": "stopped"}, status=tracking.KILLED, end=tracking.now())
+    # where a folder should be, so that it takes no files: all else gets there
+    (tmp_path / "artifacts").touch()
+    stopped = Record("training", {"training": "stopped"}, status=KILLED, end=now())
     (encoded.path / "data/undelivered/stopped").mkdir()
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
@@ -58,7 +64,15 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        made = {"weights.pkl", "vocab.json", "loss.png", "model", "samples.txt", "attention.png", "attention.html"}
+        made = {
+            "weights.pkl",
+            "vocab.json",
+            "loss.png",
+            "model",
+            "samples.txt",
+            "attention.png",
+            "attention.html",
+        }
         assert artifacts == made
     assert not list(encoded.path.glob("data/undelivered/*/"))
 
@@ -66,10 +80,11 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
 def test_what_another_keeps_waiting_is_not_lost(encoded, monkeypatch, capsys):
     """Another, in this checkout, delivers for longer than this one waits."""
     monkeypatch.chdir(encoded.path)
-    monkeypatch.setattr(tracking.LOCK, "timeout", 0.1)
-    monkeypatch.setattr(tracking, "warned", False)
-    with FileLock(tracking.LOCK.lock_file):
-        tracking.hand_over(tracking.Record("training", {"training": "one"}, status=tracking.FINISHED, end=1), "one")
+    monkeypatch.setattr(store.LOCK, "timeout", 0.1)
+    monkeypatch.setattr(outbox, "warned", set())
+    with FileLock(store.LOCK.lock_file):
+        outbox.keep(Record("training", {"training": "one"}, status=FINISHED, end=1))
+        outbox.deliver_or_warn()
     assert "what it should know is kept in data/undelivered" in capsys.readouterr().err
     assert encoded.stage("deliver").stdout == "delivered 1 records\n"
     assert mlflow_runs(encoded)[1][0].data.tags["training"] == "one"
@@ -134,8 +149,11 @@ def assert_secret(printed, *folders):
 def test_an_error_that_quotes_a_secret_is_cleaned(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-123")
     error = ValueError(f"no answer\nfrom https://me:{SECRET}@example.org/x with token-123")
-    assert tracking.without_secrets(error) == "no answer from https://example.org/x with $MLFLOW_TRACKING_TOKEN"
+    assert (
+        store.without_secrets(error)
+        == "no answer from https://example.org/x with $MLFLOW_TRACKING_TOKEN"
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"founder:{SECRET}@host:5000")
-    unsupported = tracking.without_secrets(f"unsupported URI 'founder:{SECRET}@host:5000'")
+    unsupported = store.without_secrets(f"unsupported URI 'founder:{SECRET}@host:5000'")
     assert unsupported == "unsupported URI '$MLFLOW_TRACKING_URI'"
-    assert SECRET not in tracking.without_secrets(f"cannot open 'x://founder:{SECRET}@host/db'")
+    assert SECRET not in store.without_secrets(f"cannot open 'x://founder:{SECRET}@host/db'")

@@ -11,14 +11,20 @@ from baregpt.trainer import Training, evaluate, random_windows, sum_tree, train
 
 CONFIG = Config(vocab_size=11, block_size=16, d_model=16, n_heads=2, n_layers=2)
 IDS = np.arange(2000) * np.arange(2000) // 7 % 11  # a text with a pattern to learn
-SETTINGS = Training(steps=60, batch_size=8, shards=4, warmup_steps=5, learning_rate=0.01, evaluation_interval=25)
+SETTINGS = Training(
+    steps=60, batch_size=8, shards=4, warmup_steps=5, learning_rate=0.01, evaluation_interval=25
+)
 
-Progress = namedtuple("Progress", ["step", "train_loss", "validation_loss", "learning_rate", "gradient_norm"])
+Progress = namedtuple(
+    "Progress", ["step", "train_loss", "validation_loss", "learning_rate", "gradient_norm"]
+)
 
 
 def trained(settings=SETTINGS, threads=None):
     model = GPT(CONFIG, seed=3)
-    return model, [Progress(*step) for step in train(model, IDS[:1800], IDS[1800:], settings, threads)]
+    return model, [
+        Progress(*step) for step in train(model, IDS[:1800], IDS[1800:], settings, threads)
+    ]
 
 
 def test_training_lowers_both_losses_and_reports_every_step():
@@ -31,7 +37,9 @@ def test_training_lowers_both_losses_and_reports_every_step():
 
 
 def test_the_number_of_threads_changes_no_bit():
-    """With the default model: large enough for BLAS and Adam to spread their work, too, if they were let."""
+    """With the default model: large enough for BLAS and Adam to spread their work, too, if they
+    were let.
+    """
     ids = np.resize(IDS, 20_000)
     results = set()
     for threads in (1, 2, 3):
@@ -58,7 +66,9 @@ def test_random_windows_reach_both_ends_of_the_text():
 
 
 def test_muon_and_dropout_learn_too():
-    model, progress = trained(Training(**vars(SETTINGS) | {"muon_learning_rate": 0.02, "dropout": 0.1}))
+    model, progress = trained(
+        Training(**vars(SETTINGS) | {"muon_learning_rate": 0.02, "dropout": 0.1})
+    )
     assert progress[-1].validation_loss < np.log(11) - 0.3
     without, _ = trained(Training(**vars(SETTINGS) | {"muon_learning_rate": 0.02}))
     assert (model.flat != without.flat).any()
@@ -82,14 +92,18 @@ def test_a_step_is_adam_on_the_clipped_gradient_of_the_batch(clip_norm):
         norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in gradients.values()])
         assert (p.train_loss, p.gradient_norm) == pytest.approx((loss, norm), rel=1e-5)
         assert norm > 0.05  # or nothing would be clipped here
-        optimizer.update({name: g * min(1, clip_norm / norm) for name, g in gradients.items()}, p.step)
+        optimizer.update(
+            {name: g * min(1, clip_norm / norm) for name, g in gradients.items()}, p.step
+        )
     assert model.flat == pytest.approx(expected.flat, abs=1e-5)
 
 
 @pytest.mark.filterwarnings("error")
 def test_training_that_diverges_stops_and_says_so():
     settings = Training(**vars(SETTINGS) | {"learning_rate": 1e30, "warmup_steps": 0})
-    message = r"training diverged at step 2 \(loss nan, gradient norm nan, learning rate 9.672e\+29\)"
+    message = (
+        r"training diverged at step 2 \(loss nan, gradient norm nan, learning rate 9.672e\+29\)"
+    )
     with pytest.raises(ValueError, match=message):
         trained(settings)
 
@@ -97,7 +111,9 @@ def test_training_that_diverges_stops_and_says_so():
 def test_evaluation_takes_every_character_of_the_split_once():
     model = GPT(CONFIG, seed=3)
     ids = IDS[:53]  # three windows and a rest of four targets
-    losses = [model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) * 16 for i in (0, 16, 32)]
+    losses = [
+        model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) * 16 for i in (0, 16, 32)
+    ]
     losses.append(model.loss(ids[None, 48:52], ids[None, 49:53]) * 4)
     assert evaluate(model, ids) == pytest.approx(sum(losses) / 52)
 

@@ -12,7 +12,9 @@ def test_encoding_and_decoding_are_inverse():
 
 
 def test_an_unknown_character_is_named_with_its_place():
-    with pytest.raises(ValueError, match=r"character 'z' at position 1 is not in the vocabulary, which is 'ab'"):
+    with pytest.raises(
+        ValueError, match=r"character 'z' at position 1 is not in the vocabulary, which is 'ab'"
+    ):
         Vocab("ab").encode("azby")
 
 

@@ -1,0 +1,58 @@
+"""What a stage reads, as DVC records it."""
+
+import hashlib
+from pathlib import Path
+
+from pipeline.params import PARAMS, flat, read_yaml
+
+
+def checksum(path):
+    """The md5 of a file, by which DVC knows it; None if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return None
+
+
+class Inputs:
+    """What a stage reads, by dvc.yaml: the values of its params, and checksums of data and code.
+
+    DVC records all of this when a stage has ended. So a stage that takes minutes asks in the end
+    whether it is still what it was in the beginning: else the wrong params would be recorded.
+    """
+
+    def __init__(self, stage):
+        self.stage, self.described = stage, read_yaml("dvc.yaml")["stages"][stage]
+        params = flat(read_yaml(PARAMS))  # as it stands: what is wrong in it, `load_params` says
+        sections = tuple(f"{name}." for name in self.described["params"])
+        self.values = {
+            name: value for name, value in params.items() if f"{name}.".startswith(sections)
+        }
+        for dep in self.described["deps"]:
+            path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
+            self.values[path] = checksum(path)
+
+    def differences(self, former):
+        """How these inputs differ from former ones, name -> value: in words, '' if they do not."""
+        changes = [
+            name if "/" in name else f"{name} ({was}, now {now})"
+            for name in sorted({*self.values, *former})
+            if (was := former.get(name)) != (now := self.values.get(name))
+        ]
+        return ", ".join(changes[:3]) + ", ..." * (len(changes) > 3)
+
+    def changes(self):
+        """How what the stage reads differs from what it was; '' if it does not."""
+        return Inputs(self.stage).differences(self.values)
+
+    def check(self):
+        """ValueError if anything that the stage reads has changed."""
+        if changes := self.changes():
+            kept = f"changed while `{self.stage}` ran, so its results are not kept"
+            raise ValueError(f"{changes} {kept}: run again, as it is now or as it was")
+
+    def remove_outputs(self):
+        """Leave nothing that was made from inputs that have changed."""
+        for path in [*self.described["outs"], *self.described.get("metrics", [])]:
+            Path(path).unlink(missing_ok=True)

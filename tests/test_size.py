@@ -1,0 +1,55 @@
+"""The promise of the README: code that can be read in an evening."""
+
+import ast
+import sys
+import tokenize
+
+import pytest
+from conftest import ROOT
+
+MODEL = ("vocab", "layers", "model", "optimizer", "trainer", "sampler")
+DOORS = ("weights", "files", "__main__")
+SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+SILENT |= {tokenize.ENCODING, tokenize.ENDMARKER}
+
+
+def lines_of_code(path):
+    """How many lines of a file are neither blank nor comment nor docstring."""
+    with path.open("rb") as file:
+        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in SILENT]
+    code = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            code -= set(range(node.lineno, node.end_lineno + 1))
+    return len(code)
+
+
+def test_lines_of_code_are_counted_without_blank_ones_comments_and_docstrings(tmp_path):
+    text = '"""Two\nlines."""\n\nx = 1  # one\n# a comment\ny = (\n    2\n)\n'
+    (tmp_path / "file.py").write_text(text)
+    assert lines_of_code(tmp_path / "file.py") == 4
+
+
+@pytest.mark.parametrize(("names", "limit"), [(MODEL, 470), (DOORS, 130)])
+def test_the_model_has_under_500_lines_of_code_and_its_doors_few_more(names, limit):
+    """With 30 lines of the model's 500 left for what comes next."""
+    counts = {name: lines_of_code(ROOT / f"baregpt/{name}.py") for name in names}
+    print(counts)
+    assert sum(counts.values()) <= limit, counts
+
+
+def test_the_model_knows_nothing_but_numpy():
+    known = {"numpy", "threadpoolctl", "baregpt"}
+    for path in (ROOT / "baregpt").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module]
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                used = {name.split(".")[0] for name in names}
+                assert used <= known | sys.stdlib_module_names, path
+
+
+def test_no_line_is_wider_than_100_columns():
+    for path in ROOT.glob("[bptn]*/**/*.py"):
+        assert max(map(len, path.read_text().splitlines()), default=0) <= 100, path
