@@ -74,16 +74,19 @@ def layer_norm_backward(dy, cache):
 
 
 def gelu(x):
-    """GELU in its tanh form, y = x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), any shape.
+    """GELU in its tanh form, y = x · gate with gate = (1 + tanh u) / 2 and u = √(2/π) (x + 0.044715
+    x³), any shape. Hendrycks and Gimpel 2016, arXiv:1606.08415.
 
-    Hendrycks and Gimpel 2016, arXiv:1606.08415. Its slope, dy/dx = (1 + tanh u) / 2 · (1 + x u'
-    (1 - tanh u)) with u' = √(2/π) (1 + 3 · 0.044715 x²), is worked out here, where its parts are.
+    Its slope is worked out here, where its parts are: dy/dx = gate + x gate', and since gate' =
+    (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', it is gate + y (1 - tanh u) u', where u' = √(2/π)
+    (1 + 3 · 0.044715 x²).
     """
     square = x * x
     tanh = np.tanh((GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x)
     gate = (1 + tanh) / 2
-    slope = ((3 * GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x * (1 - tanh) + 1) * gate
-    return x * gate, Cache(slope=slope)
+    y = x * gate
+    slope = (3 * GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * (1 - tanh) * y + gate
+    return y, Cache(slope=slope)
 
 
 def gelu_backward(dy, cache):

@@ -251,7 +251,12 @@ def measure(quick):
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
     most = threads[-1]
     results = {
-        "machine": {"cpu": cpu_name(), "cores": cores, "python": platform.python_version()}
+        "machine": {
+            "cpu": cpu_name(),
+            "vectors": vector_instructions(),
+            "cores": cores,
+            "python": platform.python_version(),
+        }
         | {name: version(name) for name in ("numpy", "torch")},
         "threads": most,
     }
@@ -303,9 +308,20 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
+def vector_instructions():
+    """The widest vector instructions that NumPy finds, and the kernels that its BLAS chose."""
+    from threadpoolctl import threadpool_info
+
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    kernels = [
+        library["architecture"] for library in threadpool_info() if "architecture" in library
+    ]
+    return ", ".join([*found[-1:], *(f"BLAS for {kernel}" for kernel in kernels)])
+
+
 def table(results):
     """The figures as text."""
-    lines = []
+    lines = [", ".join(str(value) for value in results["machine"].values()), ""]
 
     def row(*cells):
         lines.append(f"{cells[0]:34s}" + "".join(f"{cell:>16s}" for cell in cells[1:]))
@@ -358,7 +374,8 @@ def draw(results, path):
         axes.set_title(title, fontsize=10)
         axes.margins(x=0.2)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(f"{machine['cpu']}, {results['threads']} threads (sampling: 1)", fontsize=8)
+    cpu = f"{machine['cpu']} ({machine['vectors']})"
+    figure.supxlabel(f"{cpu}, {results['threads']} threads (sampling: 1)", fontsize=8)
     figure.savefig(path)
 
 
