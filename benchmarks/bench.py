@@ -57,14 +57,11 @@ def prepare(shape):
     """(model, ids) of a shape: the same in every process."""
     from baregpt import GPT, Config
 
-    config, random = (
-        Config(**{name: value for name, value in shape.items() if name != "batch_size"}),
-        np.random.default_rng(1),
-    )
+    config = Config(**{name: value for name, value in shape.items() if name != "batch_size"})
+    random = np.random.default_rng(1)
     model = GPT(config, seed=1)
-    model.flat += random.normal(0, 0.05, model.n_parameters).astype(
-        model.flat.dtype
-    )  # so that every part shows in the loss
+    noise = random.normal(0, 0.05, model.n_parameters)
+    model.flat += noise.astype(model.flat.dtype)  # so that every part shows in the loss
     return model, random.integers(0, config.vocab_size, 100_000)
 
 
@@ -93,9 +90,8 @@ def pytorch(shape, compiled):
     twin.load(model.parameters)
     step, numbers = train_step(twin, compiled), itertools.count(1)
     seed = Training.seed
-    return lambda: step(
-        *random_windows(ids, shape["block_size"], shape["batch_size"], (seed, next(numbers)))
-    )
+    size = shape["block_size"], shape["batch_size"]
+    return lambda: step(*random_windows(ids, *size, (seed, next(numbers))))
 
 
 def matrix_products(shape):
@@ -131,9 +127,8 @@ def matrix_products(shape):
         forward = [(some, all_.swapaxes(2, 3)), (weights, all_)]
         backward = [*forward, (weights.swapaxes(2, 3), some), (weights.swapaxes(2, 3), some)]
         products += (forward + backward) * shape["n_layers"]
-    shards = [
-        [(a, b, a @ b) for a, b in products] for _ in range(threads)
-    ]  # an output for each thread
+    # an output for each thread
+    shards = [[(a, b, a @ b) for a, b in products] for _ in range(threads)]
     pool = ThreadPoolExecutor(threads)
 
     def multiply(shard):
@@ -245,9 +240,8 @@ def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
 
 def measure(quick):
     """All measurements, as one dictionary."""
-    rounds, growth, cores = (
-        (2, GROWTH[:1], os.cpu_count()) if quick else (8, GROWTH, os.cpu_count())
-    )
+    rounds, growth = (2, GROWTH[:1]) if quick else (8, GROWTH)
+    cores = os.cpu_count()
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
     most = threads[-1]
     results = {
@@ -269,14 +263,11 @@ def measure(quick):
 
     done("training step", training_race(DEFAULT, rounds, 5, most))
     for n in threads[:-1]:
-        done(
-            f"training step on {n} threads",
-            training_race(DEFAULT, rounds // 2, 5, n, compiled=False),
-        )
+        race_of_n = training_race(DEFAULT, rounds // 2, 5, n, compiled=False)
+        done(f"training step on {n} threads", race_of_n)
     for name, change in growth:
-        done(
-            f"growth: {name}", training_race(DEFAULT | change, rounds // 2, 3, most, compiled=False)
-        )
+        shape = DEFAULT | change
+        done(f"growth: {name}", training_race(shape, rounds // 2, 3, most, compiled=False))
     if not quick:
         done("10.7 M parameters", training_race(NANOGPT, 3, 1, most))
     shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)}
@@ -290,9 +281,8 @@ def measure(quick):
     done("sampling", race(contenders, rounds, 3, 1))  # a thread each: more make both slower
     for label, (_, arguments) in contenders.items():
         characters = arguments["count"] * arguments.get("streams", 1)
-        results["sampling"][label]["characters_per_second"] = (
-            characters / results["sampling"][label]["seconds"]
-        )
+        measured = results["sampling"][label]
+        measured["characters_per_second"] = characters / measured["seconds"]
     return results
 
 

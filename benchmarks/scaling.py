@@ -32,10 +32,8 @@ MODELS = {
     "1.6 M parameters": (DEFAULT, (8, 16), (16, 32)),
     "10.7 M parameters": (NANOGPT, (4, 8), (8, 16)),
 }
-NETWORKS = {
-    "1 Gbit/s": (1e-4, 1.25e8),
-    "10 Gbit/s": (5e-5, 1.25e9),
-}  # latency in s, bytes a second: assumed, typical
+# latency in s, bytes a second: assumed, typical
+NETWORKS = {"1 Gbit/s": (1e-4, 1.25e8), "10 Gbit/s": (5e-5, 1.25e9)}
 WINDOWS = 64  # of a batch, for what is read out
 
 
@@ -64,10 +62,10 @@ def measure_trades(sizes, repeats=30):
         def plain(array=array):
             ranks.comm.Allreduce(ranks.mpi.IN_PLACE, array)
 
-        for name, trade in (
-            ("tree", lambda array=array: ranks.total(array)),
-            ("all-reduce", plain),
-        ):
+        def tree(array=array):
+            ranks.total(array)
+
+        for name, trade in (("tree", tree), ("all-reduce", plain)):
             times = []
             for _ in range(repeats):
                 ranks.comm.Barrier()

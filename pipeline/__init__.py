@@ -1,9 +1,16 @@
-"""The DVC stages around `baregpt`, one module each; params.yaml and MLflow in one place each."""
+"""The DVC stages around `baregpt`, what is run by hand, and what serves them.
+
+Stages, in the order of dvc.yaml: prepare, vocab, train, sample, plot_attention.
+By hand, `python -m pipeline.NAME`: params (a check), evaluate, register, export, deliver.
+Helpers of all stages: stage (how they end, and their files), inputs (what they read), params.
+Helpers of train: checkpoint, journal, curves; ranks and launch, for many processes.
+MLflow: record (what it is to know), outbox (what waits for it), tracking (how it is told),
+store (where it is), served_model (what it serves).
+"""
 
 import signal
 import sys
 
-if (
-    sys.argv[0] == "-m"
-):  # a stage is being imported: until it runs, let Ctrl-C end it without a traceback
+# While a stage is being imported, let Ctrl-C end it without a traceback.
+if sys.argv[0] == "-m":
     signal.signal(signal.SIGINT, signal.SIG_DFL)

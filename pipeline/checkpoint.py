@@ -79,18 +79,6 @@ def save(inputs, progress, record, arrays):
         path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def opened(path):
-    """A checkpoint, name -> array; ValueError if it is damaged, or of another version."""
-    try:
-        with np.load(path) as saved:  # which checks each array's checksum, and unpickles nothing
-            yield saved
-    except OSError:
-        raise
-    except Exception as error:  # whatever damage provokes
-        raise ValueError(f"it is damaged or of another version: {error}") from None
-
-
 def remove(inputs):
     """Take away the checkpoint of a training that has finished."""
     path_of(inputs).unlink(missing_ok=True)
@@ -98,25 +86,20 @@ def remove(inputs):
         CHECKPOINTS.rmdir()
 
 
-def read_state(path):
-    """(inputs, progress, record) in a checkpoint; ValueError if they make no sense here."""
-    with opened(path) as saved:
-        state = json.loads(bytes(saved["state"]))
-        record = Record.from_json(state["record"])
-        return dict(state["inputs"]), Progress(**state["progress"]), record
-
-
-def read_arrays(path, arrays):
-    """Put a checkpoint's numbers into arrays, name -> array; ValueError, and nothing is changed, if
-    they are not those.
+def read(path, names=()):
+    """(inputs, progress, record, arrays) in a checkpoint, of its arrays those with some names.
+    ValueError if it is damaged, or of another version.
     """
-    with opened(path) as saved:
-        found = {name: saved[name] for name in arrays}
-        for name, array in arrays.items():
-            if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
-                raise ValueError(f"{name} is not that of the model")
-    for name, array in arrays.items():
-        array[...] = found[name]
+    try:
+        with np.load(path) as saved:  # which checks each array's checksum, and unpickles nothing
+            state = json.loads(bytes(saved["state"]))
+            arrays = {name: saved[name] for name in names}
+        record = Record.from_json(state["record"])
+        return dict(state["inputs"]), Progress(**state["progress"]), record, arrays
+    except OSError:
+        raise
+    except Exception as error:  # whatever damage provokes
+        raise ValueError(f"it is damaged or of another version: {error}") from None
 
 
 def resume(inputs, arrays):
@@ -130,12 +113,16 @@ def resume(inputs, arrays):
     if not mine.exists():
         return None
     try:
-        _, progress, record = read_state(mine)
-        read_arrays(mine, arrays)
+        _, progress, record, found = read(mine, arrays)
+        for name, array in arrays.items():
+            if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
+                raise ValueError(f"{name} is not that of the model")
     except ValueError as error:
         warn(f"{mine} is not used ({error}): training starts from the beginning")
         mine.replace(mine.with_suffix(".damaged"))
         return None
+    for name, array in arrays.items():
+        array[...] = found[name]
     print(f"going on from {mine}, after step {progress.steps}")
     return progress, record
 
@@ -143,7 +130,7 @@ def resume(inputs, arrays):
 def explain(path, inputs):
     """Say why a checkpoint is not used."""
     try:
-        former, progress, _ = read_state(path)
+        former, progress, *_ = read(path)
     except ValueError as error:
         print(f"{path} is not used, and stays: {error}")
         return

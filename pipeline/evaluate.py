@@ -14,22 +14,15 @@ from pipeline.stage import WEIGHTS, run
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__)
-    parser.add_argument(
-        "text", nargs="?", help="a UTF-8 text file (default: corpus.path in params.yaml)"
-    )
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="default: %(default)s")
-    parser.add_argument(
-        "--share",
-        type=float,
-        help="the last part of the text to score (default: what was held out)",
-    )
-    options = parser.parse_args()
     corpus = load_params().corpus
-    path, share = (
-        options.text or corpus.path,
-        corpus.validation_share if options.share is None else options.share,
-    )
+    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=__doc__)
+    of_text = "a UTF-8 text file (default: corpus.path in params.yaml)"
+    of_share = "the last part of the text to score (default: what was held out)"
+    parser.add_argument("text", nargs="?", default=corpus.path, help=of_text)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="default: %(default)s")
+    parser.add_argument("--share", type=float, default=corpus.validation_share, help=of_share)
+    options = parser.parse_args()
+    path, share = options.text, options.share
     if not 0 < share <= 1:
         raise ValueError(f"--share is {share}: it must be above 0 and at most 1")
     model, vocab = load_weights(options.weights)
@@ -37,9 +30,11 @@ def main():
     held_out = ids[int(len(ids) * (1 - share)) :]
     if len(held_out) < 2:
         raise ValueError(f"{path} has {len(held_out)} characters to score: it takes at least 2")
-    loss = evaluate(
-        model, held_out, parallel_map=lambda score, windows: map(score, tqdm(windows, disable=None))
-    )
+
+    def map_with_bar(score, windows):
+        return map(score, tqdm(windows, disable=None))
+
+    loss = evaluate(model, held_out, parallel_map=map_with_bar)
     print(f"{options.weights} on the last {len(held_out):,} of {len(ids):,} characters of {path}:")
     print(f"loss {loss:.4f} nats a character = {loss / math.log(2):.4f} bits a character")
 

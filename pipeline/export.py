@@ -18,12 +18,9 @@ def main():
     half.flat[:] = model.flat
     made_by = tracking.find_run(checksum(WEIGHTS))
     if made_by is None or made_by.info.end_time is None or not made_by.data.params:
-        raise ValueError(
-            f"MLflow has no finished training run of {WEIGHTS}: train here before you export"
-        )
-    metadata["recipe"] = json.dumps(
-        {name: made_by.data.params[name] for name in sorted(made_by.data.params)}
-    )
+        missing = f"MLflow has no finished training run of {WEIGHTS}"
+        raise ValueError(f"{missing}: train here before you export")
+    metadata["recipe"] = json.dumps(made_by.data.params, sort_keys=True)
     metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)

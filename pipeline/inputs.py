@@ -26,9 +26,8 @@ class Inputs:
         self.stage, self.described = stage, read_yaml("dvc.yaml")["stages"][stage]
         params = flat(read_yaml(PARAMS))  # as it stands: what is wrong in it, `load_params` says
         sections = tuple(f"{name}." for name in self.described["params"])
-        self.values = {
-            name: value for name, value in params.items() if f"{name}.".startswith(sections)
-        }
+        its_own = [name for name in params if f"{name}.".startswith(sections)]
+        self.values = {name: params[name] for name in its_own}
         for dep in self.described["deps"]:
             path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
             self.values[path] = checksum(path)
@@ -52,7 +51,6 @@ class Inputs:
             kept = f"changed while `{self.stage}` ran, so its results are not kept"
             raise ValueError(f"{changes} {kept}: run again, as it is now or as it was")
 
-    def remove_outputs(self):
-        """Leave nothing that was made from inputs that have changed."""
-        for path in [*self.described["outs"], *self.described.get("metrics", [])]:
-            Path(path).unlink(missing_ok=True)
+    def outputs(self):
+        """The files that the stage makes."""
+        return [Path(path) for path in self.described["outs"] + self.described.get("metrics", [])]

@@ -6,10 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic import model_validator as validator
-from ruamel.yaml import (
-    YAML,
-    YAMLError,
-)  # DVC's own: PyYAML would take `-S sample.prompt=No` for False
+from ruamel.yaml import YAML, YAMLError  # DVC's own: PyYAML takes `-S sample.prompt=No` for False
 
 PARAMS = "params.yaml"
 NonNegative = Annotated[int, Field(ge=0)]
@@ -63,9 +60,8 @@ class Train(Section):
     @validator(mode="after")
     def _shards_are_equal(self):
         if self.batch_size % self.shards:
-            raise ValueError(
-                f"shards is {self.shards}: it should divide batch_size, {self.batch_size}"
-            )
+            rule = f"it should divide batch_size, {self.batch_size}"
+            raise ValueError(f"shards is {self.shards}: {rule}")
         return self
 
 
@@ -143,9 +139,8 @@ def read_yaml(path):
         raise ValueError(f"{path} is not UTF-8 text: {where}") from None
     except YAMLError as error:
         reason = getattr(error, "problem", None) or str(error)
-        where = (
-            f" in line {mark.line + 1}" if (mark := getattr(error, "problem_mark", None)) else ""
-        )
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path} is not valid YAML: {' '.join(reason.split())}{where}") from None
     except RecursionError:
         raise ValueError(f"{path} is not valid: it is nested too deep") from None

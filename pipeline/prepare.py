@@ -14,13 +14,11 @@ def read_corpus(path):
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ValueError(
-            f"corpus {path} does not exist: put a text file there, or change corpus.path"
-        ) from None
+        mend = "put a text file there, or change corpus.path"
+        raise ValueError(f"corpus {path} does not exist: {mend}") from None
     except OSError as error:
-        raise ValueError(
-            f"corpus {path} cannot be read ({error.strerror}): change corpus.path"
-        ) from None
+        wrong = f"cannot be read ({error.strerror})"
+        raise ValueError(f"corpus {path} {wrong}: change corpus.path") from None
 
 
 def clean(data, path):

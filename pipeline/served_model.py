@@ -20,13 +20,11 @@ class Writer:
         another text each time. What `generate` refuses is an MlflowException, of which a server
         tells its client the message, and no more.
         """
+        prompts = model_input["prompt"]
         settings = params["length"], params["temperature"], params["top_k"]
         seed = None if params["seed"] == -1 else params["seed"]
         try:
-            streams = [
-                generate(self.model, self.vocab, prompt, *settings, seed)
-                for prompt in model_input["prompt"]
-            ]
+            streams = [generate(self.model, self.vocab, one, *settings, seed) for one in prompts]
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
         return ["".join(stream) for stream in streams]

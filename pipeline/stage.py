@@ -47,7 +47,7 @@ def run(main, stage=None):
         inputs = Inputs(stage) if stage else None
         main()
         if inputs:
-            check_or_remove(inputs)
+            keep_outputs_if_unchanged(inputs)
     except FileNotFoundError as error:
         made_here = Path(str(error.filename)).parent == DATA
         hint = ": `dvc repro` makes it" if made_here else ""
@@ -65,12 +65,13 @@ def run(main, stage=None):
         sys.exit(130)
 
 
-def check_or_remove(inputs):
-    """The last look of a stage at its inputs."""
+def keep_outputs_if_unchanged(inputs):
+    """The last look of a stage at its inputs: what was made from others does not stay."""
     try:
         inputs.check()
     except (OSError, ValueError):
-        inputs.remove_outputs()
+        for path in inputs.outputs():
+            path.unlink(missing_ok=True)
         raise
 
 

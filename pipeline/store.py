@@ -19,9 +19,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow i
 EXPERIMENT = "baregpt"
 HOME = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # not the copy where DVC runs an experiment
 STORE, ARTIFACTS = HOME / "mlflow.db", HOME / "mlruns"
-LOCK = FileLock(
-    HOME / DATA / "undelivered/lock", timeout=60
-)  # one at a time; Timeout is an OSError
+# one process at a time changes the store; Timeout is an OSError
+LOCK = FileLock(HOME / DATA / "undelivered/lock", timeout=60)
 HOLD_PATHS = [  # columns of MLflow's tables
     "experiments.artifact_location",
     "runs.artifact_uri",
@@ -67,9 +66,7 @@ def connect():
     except Exception as error:  # of any kind: each store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
-            reason = (
-                "it no longer takes a folder: `mlflow migrate-filestore` makes a database of it"
-            )
+            reason = "it takes no folder: `mlflow migrate-filestore` makes a database of one"
         set_by = "set by MLFLOW_TRACKING_URI"
         raise OSError(f"MLflow cannot reach its store, {set_by} ({reason})") from None
 

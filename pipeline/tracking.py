@@ -6,6 +6,7 @@ import uuid
 
 from pipeline import store
 from pipeline.params import flat
+from pipeline.record import FINISHED
 from pipeline.stage import WEIGHTS
 
 AT_ONCE = 1000  # metrics that MLflow takes in one call
@@ -60,9 +61,8 @@ class Delivery:
         """The id of the record's run, which is made if need be; and what it has of the metrics."""
         from mlflow.entities import Param
 
-        its_tag = f"tags.`{record.key}` = '{record.tags[record.key]}'"
-        found = client.search_runs([experiment_id], its_tag, max_results=1)
-        run = found[0] if found else client.create_run(experiment_id, record.start, record.tags)
+        run = run_with_tag(record.key, record.name, client, experiment_id)
+        run = run or client.create_run(experiment_id, record.start, record.tags)
         run_id = run.info.run_id
         if "sweep" in record.tags:
             put_under_parent(record.tags["sweep"], client, experiment_id)
@@ -74,7 +74,7 @@ class Delivery:
     def set_status(self, record, client):
         """Have the run say how the record's training stands; a run that has finished stays so."""
         status = client.get_run(self.run_id).info.status
-        if status in ("FINISHED", record.status):
+        if status in (FINISHED, record.status):
             return
         if record.end:
             client.set_terminated(self.run_id, record.status, record.end)
@@ -93,6 +93,12 @@ class Delivery:
                 log_model(client, self.run_id, file)
 
 
+def run_with_tag(key, value, client, experiment_id):
+    """The run of which a tag says this; or None."""
+    found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
+    return found[0] if found else None
+
+
 def put_under_parent(sweep, client, experiment_id):
     """Have the UI show the runs of a sweep under one: an experiment alone is none, whatever its
     name.
@@ -101,11 +107,10 @@ def put_under_parent(sweep, client, experiment_id):
         runs = client.search_runs([experiment_id], f"tags.sweep = '{sweep}'")
         if len(runs) < 2:
             return
-        ask = f"tags.`sweep.parent` = '{sweep}'"
-        found = client.search_runs([experiment_id], ask, max_results=1)
-        tags = {"sweep.parent": sweep, "mlflow.runName": sweep}
-        parent = found[0] if found else client.create_run(experiment_id, tags=tags)
-        if not found:
+        parent = run_with_tag("sweep.parent", sweep, client, experiment_id)
+        if not parent:
+            tags = {"sweep.parent": sweep, "mlflow.runName": sweep}
+            parent = client.create_run(experiment_id, tags=tags)
             client.set_terminated(parent.info.run_id)
         for run in runs:
             client.set_tag(run.info.run_id, "mlflow.parentRunId", parent.info.run_id)
@@ -114,6 +119,4 @@ def put_under_parent(sweep, client, experiment_id):
 def find_run(weights_md5):
     """The run that made these weights, known by their checksum; or None."""
     client, experiment = store.connect()
-    ask = f"tags.`weights.md5` = '{weights_md5}'"
-    runs = client.search_runs([experiment.experiment_id], ask, max_results=1)
-    return runs[0] if runs else None
+    return run_with_tag("weights.md5", weights_md5, client, experiment.experiment_id)

@@ -18,6 +18,7 @@ from baregpt.weights import save_weights
 from pipeline import checkpoint, outbox, ranks
 from pipeline.inputs import Inputs
 from pipeline.journal import Journal, begin_record
+from pipeline.launch import AS_RANK, launch
 from pipeline.params import load_params
 from pipeline.stage import (
     DATA,
@@ -38,27 +39,23 @@ EXCERPT = 40  # characters of the held-out text that the weights bring as a prom
 def main():
     launcher = load_params().ranks.launcher
     if not launcher:
-        train_alone_or_first()
+        train_once()
         return
     try:
-        ranks.launch(launcher)
+        launch(launcher)
     except BaseException:  # an interrupt, too: the ranks may have had no time to tell MLflow
         outbox.deliver_or_warn()
         raise
 
 
-def train_as_rank(group):
-    """What each process does that a launcher has started."""
-    if group.rank == 0:
-        train_alone_or_first(group)
-    else:
+def train_once(group=None):
+    """Train, unless another training is at work; a rank but the first leaves that to the first."""
+    if group and group.rank:
         train_here(group)
-
-
-def train_alone_or_first(group=None):
+        return
     try:
         with FileLock(DATA / "training.lock", timeout=0):
-            for path in (WEIGHTS, METRICS, TRAIN_LOSS, VALIDATION_LOSS, LOSS_PICTURE):
+            for path in Inputs("train").outputs():
                 for left in DATA.glob(f"{path.name}.*.tmp"):  # by a training killed while it wrote
                     left.unlink()
             train_here(group)
@@ -84,20 +81,15 @@ def train_here(group):
         shared = f", on {group.count} ranks" if group else ""
         steps = f"{settings.steps:,} steps of {characters:,} characters"
         print(f"{model.n_parameters:,} parameters, {steps}{shared}")
-        progress, record = checkpoint.resume(inputs, arrays) or (
-            progress,
-            begin_record(params, corpus, model),
-        )
+        resumed = checkpoint.resume(inputs, arrays)
+        progress, record = resumed or (progress, begin_record(params, corpus, model))
     if group:
+        same = checkpoint.identity(inputs)
         begun = (progress, interval) if first else None
-        progress, interval = group.start(
-            settings.shards, checkpoint.identity(inputs), begun, arrays
-        )
+        progress, interval = group.start(settings.shards, same, begun, arrays)
     share = group.share if group else alone
-    taken = progress.steps
-    steps = train(
-        model, train_ids, validation_ids, settings, optimizer=optimizer, taken=taken, share=share
-    )
+    so_far = {"optimizer": optimizer, "taken": progress.steps}
+    steps = train(model, train_ids, validation_ids, settings, **so_far, share=share)
     journal = Journal(inputs, record, progress, arrays, settings, model) if first else None
     with journal or contextlib.nullcontext(), ranks.said_by_first(group):
         follow(steps, model, progress, arrays, interval, journal, group)
@@ -177,7 +169,7 @@ def finish(model, vocab, validation_loss, corpus, validation_ids, settings, prog
 
 
 if __name__ == "__main__":
-    if ranks.AS_RANK in sys.argv:
-        ranks.run_rank(train_as_rank)
+    if AS_RANK in sys.argv:
+        ranks.run_rank(train_once)
     else:
         run(main, "train")

@@ -41,10 +41,8 @@ FORBIDDEN = (
 
 def good_files():
     """Sound files, as different ways to pickle write them."""
-    model, vocab = (
-        GPT(Config(3, block_size=2, d_model=4, n_heads=2, n_layers=1), seed=1),
-        Vocab("abé"),
-    )
+    model = GPT(Config(3, block_size=2, d_model=4, n_heads=2, n_layers=1), seed=1)
+    vocab = Vocab("abé")
     arrays = {
         name: {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
         for name, array in model.parameters.items()
@@ -103,9 +101,8 @@ def main(folder, count, seed):
         load_weights(path)
 
     def watch(event, arguments):
-        if stage[0] == "loading" and (
-            event.startswith(FORBIDDEN) or (event == "open" and arguments[0] != str(path))
-        ):
+        opens_another = event == "open" and arguments[0] != str(path)
+        if stage[0] == "loading" and (event.startswith(FORBIDDEN) or opens_another):
             print(f"file {i}: {event} {arguments}: see {path}", flush=True)
             os._exit(1)
 

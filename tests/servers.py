@@ -62,9 +62,8 @@ class Tracking:
 
     def __init__(self, folder, environment, *options):
         self.folder, self.options, self.port = folder, options, free_port()
-        self.environment = environment | {
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"
-        }  # six processes to start
+        jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes to start
+        self.environment = environment | jobs
         self.address = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self):

@@ -416,12 +416,9 @@ def test_a_full_disk_loses_nothing(finished, stage, output):
     """A limit on the size of files says no where a full disk would, without filling one."""
     finished.set_params(train={"steps": 3}, model={"d_model": 160})
     before = hashlib.md5((finished.path / "data" / output).read_bytes()).hexdigest()
-    limit = "ulimit -f " + (
-        "2000" if stage == "train" else "60"
-    )  # KiB; MLflow's own store takes some 1,000
-    err = finished.run(
-        "bash", "-c", f"trap '' XFSZ; {limit}; python -m pipeline.{stage}", code=1
-    ).stderr
+    limit = 2000 if stage == "train" else 60  # KiB; MLflow's own store takes some 1,000
+    command = f"trap '' XFSZ; ulimit -f {limit}; python -m pipeline.{stage}"
+    err = finished.run("bash", "-c", command, code=1).stderr
     written = "checkpoints/" if stage == "train" else output
     assert err.startswith(f"error: cannot write data/{written}")
     assert err.count("\n") == 1

@@ -22,10 +22,8 @@ def explore(path, text, **config):
     """
     model, vocab = model_of(text, **config)
     ids = vocab.encode(text)[None]
-    weights, probabilities = (
-        [of_layer[0] for of_layer in model.attention(ids)],
-        softmax(model.logits(ids)[0]),
-    )
+    weights = [of_layer[0] for of_layer in model.attention(ids)]
+    probabilities = softmax(model.logits(ids)[0])
     write_explorer(path, text, weights, probabilities, vocab.characters, len(weights) - 1)
     return np.array(weights), probabilities, vocab
 
@@ -145,10 +143,8 @@ def test_light_and_dark(opened, scheme):
 
 def test_any_text_is_shown_as_text(opened):
     page, *_ = opened(HOSTILE)
-    assert (
-        page.locator("#text").evaluate("e => [...e.children].map(s => s.lastChild.data).join('')")
-        == HOSTILE
-    )
+    characters = "e => [...e.children].map(s => s.lastChild.data).join('')"
+    assert page.locator("#text").evaluate(characters) == HOSTILE
     assert page.locator("img").count() == 0
 
 

@@ -69,9 +69,8 @@ def block(x, **parameters):
 
 
 def block_with_dropout(x, **parameters):
-    return layers.block(
-        x, parameters, H, T, rate=0.4, random=np.random.default_rng(3)
-    )  # the same each time
+    random = np.random.default_rng(3)  # the same each time
+    return layers.block(x, parameters, H, T, rate=0.4, random=random)
 
 
 def part(name):
@@ -157,10 +156,8 @@ def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
 def test_softmax_gradients_match_finite_differences():
     x, dy = normal(3, 4, 5), normal(3, 4, 5)
     dx = layers.softmax_backward(dy, layers.softmax(x))
-    assert (
-        relative_error(dx, finite_differences(lambda: float((layers.softmax(x) * dy).sum()), x))
-        < 1e-6
-    )
+    numeric = finite_differences(lambda: float((layers.softmax(x) * dy).sum()), x)
+    assert relative_error(dx, numeric) < 1e-6
 
 
 def test_cross_entropy_gradients_match_finite_differences():
@@ -181,9 +178,8 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
 def test_rotary_scores_depend_on_distance_alone():
     query, key = normal(1, 4), normal(1, 4)
     turns = np.exp(1j * np.arange(9)[:, None] * np.array([1.0, 0.1]))
-    scores = (
-        layers.rotate(np.tile(query, (9, 1)), turns) @ layers.rotate(np.tile(key, (9, 1)), turns).T
-    )
+    queries, keys = (layers.rotate(np.tile(one, (9, 1)), turns) for one in (query, key))
+    scores = queries @ keys.T
     for distance in range(-4, 5):
         assert np.diagonal(scores, distance) == pytest.approx(scores[4, 4 + distance])
 

@@ -61,10 +61,8 @@ def test_gradients_with_dropout_match_finite_differences():
 def test_parameters_are_views_of_one_buffer_in_the_documented_order():
     model = GPT(TINY)
     assert model.flat.flags.c_contiguous
-    assert (
-        np.concatenate([p.ravel() for p in model.parameters.values()]).tolist()
-        == model.flat.tolist()
-    )
+    in_order = np.concatenate([p.ravel() for p in model.parameters.values()])
+    assert in_order.tolist() == model.flat.tolist()
     model.flat[:] = 7
     assert all((parameter == 7).all() for parameter in model.parameters.values())
     block = [

@@ -93,7 +93,7 @@ def test_changed_files_rerun_just_what_uses_them(finished, changed, rerun):
 
 CHANGE_NO_BYTE = {  # of what a stage makes: they write down what happens, or share the work out
     f"pipeline/{name}.py"
-    for name in ("checkpoint", "journal", "outbox", "ranks", "record", "store", "tracking")
+    for name in "checkpoint journal launch outbox ranks record store tracking".split()
 }
 
 
@@ -309,10 +309,8 @@ def test_evaluate_scores_any_weights_on_any_text(finished, tmp_path):
     ):
         assert message in finished.run(*ask, share, code=1).stderr
     (tmp_path / "mine.txt").write_text("@@@@")
-    assert (
-        "character '@' at position 0 is not in the vocabulary"
-        in finished.run(*ask, "1", code=1).stderr
-    )
+    err = finished.run(*ask, "1", code=1).stderr
+    assert "character '@' at position 0 is not in the vocabulary" in err
 
 
 def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
@@ -335,10 +333,8 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
 def test_export_refuses_weights_that_were_not_trained_here(finished):
     (finished.path / "mlflow.db").unlink()
     before = (finished.path / "data/pretrained.pkl").read_bytes()
-    assert (
-        "MLflow has no finished training run of data/weights.pkl"
-        in finished.stage("export", code=1).stderr
-    )
+    err = finished.stage("export", code=1).stderr
+    assert "MLflow has no finished training run of data/weights.pkl" in err
     assert (finished.path / "data/pretrained.pkl").read_bytes() == before
 
 
@@ -417,8 +413,6 @@ def test_shakespeare_is_fetched_and_checked(fresh, web_server):
     (fresh.path / "data/shakespeare.txt").unlink()
     assert "is not tiny Shakespeare" in fresh.run(*make, code=2).stdout
     gone = fresh.run("make", "shakespeare", f"SHAKESPEARE={address}/none.txt", code=2)
-    assert (
-        "is out of reach: fetch it on another machine and put it at data/shakespeare.txt"
-        in gone.stdout
-    )
+    advice = "fetch it on another machine and put it at data/shakespeare.txt"
+    assert f"is out of reach: {advice}" in gone.stdout
     assert not list(fresh.path.glob("data/shakespeare*"))

@@ -153,18 +153,16 @@ def test_nothing_is_left_when_the_one_who_waits_for_the_ranks_is_stopped(encoded
     process = encoded.start("python", "-m", "pipeline.train")
     while "step 10:" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
-    if (
-        how == signal.SIGINT
-    ):  # a second training does not get in the way of the first, nor of its run
+    if how == signal.SIGINT:
+        # a second training does not get in the way of the first, nor of its run
         assert "error: another training is at work" in encoded.stage("train", code=1).stderr
         assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
         assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
-    assert (process.returncode, err) == (
-        (-9, "") if how == signal.SIGKILL else (130, "interrupted\n")
-    )
+    expected = (-9, "") if how == signal.SIGKILL else (130, "interrupted\n")
+    assert (process.returncode, err) == expected
     until = time.monotonic() + 30
     while processes(encoded.path):
         assert time.monotonic() < until
@@ -201,9 +199,8 @@ def test_what_cannot_be_launched_is_one_line(encoded):
     err = train(encoded, "mpirun -n 2 sh ./apart", code=1).stderr
     assert "has other params, text, code or NumPy than" in err
     assert err.count("\n") == 1
-    encoded.environment["OMPI_COMM_WORLD_SIZE"] = (
-        "2"  # as Open MPI's launcher says to the ranks that it starts
-    )
+    # as Open MPI's launcher says to the ranks that it starts
+    encoded.environment["OMPI_COMM_WORLD_SIZE"] = "2"
     message = "ranks.launcher is of another MPI than mpi4py's: its ranks do not find each other"
     assert train(encoded, "env", code=1).stderr == f"error: {message}\n"
     del encoded.environment["OMPI_COMM_WORLD_SIZE"]
@@ -224,10 +221,8 @@ class Hosts:
     """
 
     def __init__(self, folder, count):
-        self.folder, self.names = (
-            folder,
-            [f"bare{os.getpid() % 10_000}h{i}" for i in range(1, count + 1)],
-        )
+        self.folder = folder
+        self.names = [f"bare{os.getpid() % 10_000}h{i}" for i in range(1, count + 1)]
         self.switch = f"bare{os.getpid() % 10_000}sw"
         self.addresses = [f"10.77.0.{i}" for i in range(1, count + 1)]
 
@@ -243,20 +238,8 @@ class Hosts:
             shutil.copy(self.folder / "user.pub", self.folder / "authorized_keys")
             known = ""
             for i, (name, address) in enumerate(zip(self.names, self.addresses)):
-                ip(
-                    "link",
-                    "add",
-                    "lan",
-                    "netns",
-                    name,
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    f"port{i}",
-                    "netns",
-                    self.switch,
-                )
+                peer = f"peer name port{i} netns {self.switch}"
+                ip(*f"link add lan netns {name} type veth {peer}".split())
                 ip("-n", name, "addr", "add", f"{address}/24", "dev", "lan")
                 for where, link in ((name, "lan"), (name, "lo"), (self.switch, f"port{i}")):
                     ip("-n", where, "link", "set", link, "up")
@@ -274,12 +257,10 @@ class Hosts:
 
     def __exit__(self, *_):
         for name in self.names:  # whatever still runs there
-            for process in subprocess.check_output(
-                ["ip", "netns", "pids", name], text=True
-            ).split():
-                if (
-                    b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes()
-                ):  # but the servers, which end below
+            pids = subprocess.check_output(["ip", "netns", "pids", name], text=True)
+            for process in pids.split():
+                # but the servers, which end below
+                if b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes():
                     os.kill(int(process), signal.SIGKILL)
         self.stack.close()
 
@@ -291,41 +272,17 @@ class Hosts:
 
     def on(self, name):
         """What runs a command on a host."""
-        return [
-            "ip",
-            "netns",
-            "exec",
-            name,
-            "unshare",
-            "--uts",
-            "sh",
-            "-c",
-            f'hostname {name}; exec "$@"',
-            "sh",
-        ]
+        there = ["ip", "netns", "exec", name, "unshare", "--uts"]
+        return [*there, "sh", "-c", f'hostname {name}; exec "$@"', "sh"]
 
     def sshd(self, name):
-        lines = [
-            f"HostKey {self.folder}/{name}",
-            "PidFile none",
-            "UsePAM no",
-            "StrictModes no",
-            "Port 22",
-        ]
-        lines += [
-            f"AuthorizedKeysFile {self.folder}/authorized_keys",
-            "PasswordAuthentication no\n",
-        ]
-        (self.folder / f"{name}.conf").write_text("\n".join(lines))
+        keys = f"HostKey {self.folder}/{name}", f"AuthorizedKeysFile {self.folder}/authorized_keys"
+        lines = *keys, "PidFile none", "UsePAM no", "StrictModes no", "PasswordAuthentication no"
+        settings = self.folder / f"{name}.conf"
+        settings.write_text("\n".join([*lines, "Port 22\n"]))
         Path("/run/sshd").mkdir(exist_ok=True)
-        command = [
-            *self.on(name),
-            shutil.which("sshd") or "/usr/sbin/sshd",
-            "-D",
-            "-e",
-            "-f",
-            f"{self.folder}/{name}.conf",
-        ]
+        sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        command = [*self.on(name), sshd, "-D", "-e", "-f", settings]
         log = self.folder / f"{name}.log"
         return servers.running(command, lambda: "listening" in log.read_text(), log)
 
@@ -335,10 +292,8 @@ class Hosts:
 
 def namespaces_work():
     probe = f"bare{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode == 0
-    return (
-        made and subprocess.run(["ip", "netns", "del", probe], capture_output=True).returncode == 0
-    )
+    commands = [["ip", "netns", what, probe] for what in ("add", "del")]
+    return all(subprocess.run(one, capture_output=True).returncode == 0 for one in commands)
 
 
 @pytest.fixture

@@ -103,11 +103,8 @@ def test_killed_at_random_moments(long, undisturbed):
             process.communicate()
             finished += 1
         for name in RESULTS:  # nothing, or all of it
-            path = long.path / "data" / name
-            assert (
-                not path.exists()
-                or path.read_bytes() == (undisturbed.path / "data" / name).read_bytes()
-            )
+            path, good = (checkout.path / "data" / name for checkout in (long, undisturbed))
+            assert not path.exists() or path.read_bytes() == good.read_bytes()
     long.stage("train")
     assert results(long) == results(undisturbed)
     client, runs = mlflow_runs(long)
@@ -132,9 +129,8 @@ def test_it_goes_on_from_the_last_checkpoint(long, undisturbed, how):
     else:
         kill(process)
     before = checkpoint_of(long).read_bytes()
-    if (
-        how == "no space"
-    ):  # a limit on the size of files says no where a full disk would, without filling one
+    if how == "no space":
+        # a limit on the size of files says no where a full disk would, without filling one
         command = "trap '' XFSZ; ulimit -f 100; python -m pipeline.train"
         long.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
         err = long.run("bash", "-c", command, code=1).stderr
@@ -268,10 +264,8 @@ def test_two_trainings_at_once_do_not_mix(long, undisturbed):
     process.send_signal(signal.SIGSTOP)
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)
-    assert (
-        err
-        == "error: another training is at work in this checkout: wait for it (data/training.lock)\n"
-    )
+    message = "another training is at work in this checkout: wait for it (data/training.lock)"
+    assert err == f"error: {message}\n"
     process.communicate()
     assert process.returncode == 0
     assert results(long) == results(undisturbed)

@@ -101,13 +101,10 @@ def test_register_ties_a_version_to_the_weights(registered):
     assert version.run_id == run.info.run_id
     checksum, loss = version.tags.values()
     printed = (registered.path / "registered.txt").read_text()
-    assert (
-        printed == f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
-    )
-    assert (
-        registered.stage("register").stdout
-        == f"baregpt version 1 already has these weights, md5 {checksum}\n"
-    )
+    new = f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
+    assert printed == new
+    known = f"baregpt version 1 already has these weights, md5 {checksum}\n"
+    assert registered.stage("register").stdout == known
     assert len(client.search_model_versions("name = 'baregpt'")) == 1
 
 
@@ -128,10 +125,8 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
     assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
     assert err.count("\n") == 1
     (finished.path / "data/weights.pkl").unlink()
-    assert (
-        finished.stage("register", code=1).stderr
-        == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
-    )
+    err = finished.stage("register", code=1).stderr
+    assert err == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
 
 
 def test_the_model_answers_over_http(registered, tmp_path):

@@ -38,6 +38,11 @@ def test_the_model_has_under_500_lines_of_code_and_its_doors_few_more(names, lim
     assert sum(counts.values()) <= limit, counts
 
 
+def test_no_file_of_the_pipeline_is_over_200_lines():
+    for path in (ROOT / "pipeline").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 200, path
+
+
 def test_the_model_knows_nothing_but_numpy():
     known = {"numpy", "threadpoolctl", "baregpt"}
     for path in (ROOT / "baregpt").glob("*.py"):

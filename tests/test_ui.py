@@ -13,12 +13,10 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
     port, log = servers.free_port(), tmp_path / "log"
     command = ("make", "ui", f"UI_PORT={port}")
     options = {"cwd": finished.path, "env": finished.environment}
-    with servers.running(
-        command, lambda: servers.fetch(f"http://127.0.0.1:{port}/health"), log, **options
-    ):
-        page = browser.new_page(
-            viewport={"width": 1440, "height": 2400}
-        )  # only charts in view are drawn
+    health = f"http://127.0.0.1:{port}/health"
+    with servers.running(command, lambda: servers.fetch(health), log, **options):
+        all_in_view = {"width": 1440, "height": 2400}  # other charts are not drawn
+        page = browser.new_page(viewport=all_in_view)
         address = log.read_text().removeprefix("MLflow UI: ").split()[0]
         page.goto(address)
         page.get_by_role("link", name=run.info.run_name).click()
@@ -35,9 +33,8 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         for metric in ("train_loss", "validation_loss", "learning_rate"):
             expect(page.get_by_text(metric, exact=True).first).to_be_visible()
         charts = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(e => e.data)"
-        page.wait_for_function(
-            f"{charts}.some(line => line.y.length == 20)"
-        )  # a line with a point for each step
+        a_point_each_step = f"{charts}.some(line => line.y.length == 20)"
+        page.wait_for_function(a_point_each_step)
         page.get_by_role("tab", name="Artifacts").click()
         for name in ("model", "weights.pkl", "vocab.json", "loss.png"):
             expect(page.get_by_text(name, exact=True)).to_be_visible()

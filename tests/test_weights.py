@@ -178,10 +178,8 @@ def unsound():
     yield "an empty stack", b"\x80\x04\x85."
     yield "no mark", b"\x80\x04t."
     yield "too many tuples", b"\x80\x04})" + b"\x85" * 10_000 + b"Ns."
-    for name, nothing in (
-        ("fills", b"(u"),
-        ("builds", b"Nb"),
-    ):  # instructions that leave a tuple as it is
+    # instructions that leave a tuple as it is
+    for name, nothing in (("fills", b"(u"), ("builds", b"Nb")):
         floors = b"".join(b"h" + bytes([i]) + b"\x86" + nothing + b"\x94" for i in range(60))
         yield (
             f"a tower of tuples that it {name}",
