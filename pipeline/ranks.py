@@ -26,8 +26,10 @@ SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # launchers 
 def at_most(seconds):
     """Be killed if it takes longer: MPI waits without end, and hears no other signal."""
     signal.alarm(seconds)
-    yield
-    signal.alarm(0)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 class Ranks:
