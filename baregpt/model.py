@@ -15,6 +15,7 @@ class Config:
 
     vocab_size V: characters. block_size T: the longest context. d_model D: width. n_heads H: must
     divide D. n_layers L: blocks. rotary: queries and keys also turn with their position.
+    convolution: attention and MLP see of each position also the three before it.
     """
 
     vocab_size: int
@@ -23,6 +24,7 @@ class Config:
     n_heads: int = 4
     n_layers: int = 2
     rotary: bool = False
+    convolution: bool = False
 
     def __post_init__(self):
         for field in fields(self):
@@ -53,6 +55,8 @@ def parameter_shapes(config):
             f"blocks.{i}.mlp.w2": (4 * D, D),
             f"blocks.{i}.mlp.b2": (D,),
         }
+        if config.convolution:
+            shapes |= {f"blocks.{i}.conv{place}.weight": (4, D) for place in (1, 2)}
     return shapes | {"head.weight": (D, V), "head.bias": (V,)}
 
 
@@ -86,7 +90,8 @@ class GPT:
         self.turns = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
         random = np.random.default_rng(seed)
         for name, parameter in self.parameters.items():  # what is not set here stays at zero
-            adds_to_x = name.endswith(("attention.out", "mlp.w2"))  # blocks add nothing at first
+            # blocks add nothing at first
+            adds_to_x = name.endswith(("attention.out", "mlp.w2", "conv1.weight", "conv2.weight"))
             if name.endswith("gain"):
                 parameter[...] = 1
             elif parameter.ndim == 2 and not adds_to_x:
@@ -97,11 +102,24 @@ class GPT:
         named = self.parameters.items()
         return {name.removeprefix(prefix): p for name, p in named if name.startswith(prefix)}
 
+    def empty_past(self, batch):
+        """Room for what all layers need to know of earlier positions, of `batch` sequences.
+
+        heads: keys and values, see `layers.attention`; inputs: see `layers.convolution`. Those of
+        the three positions before the first are zero, and stay so.
+        """
+        config = self.config
+        T, D = config.block_size, config.d_model
+        heads = (config.n_layers, 2, batch, config.n_heads, T, D // config.n_heads)
+        inputs = (config.n_layers, 2, batch, 3 + T, D)
+        return Cache(
+            heads=np.empty(heads, self.flat.dtype), inputs=np.zeros(inputs, self.flat.dtype)
+        )
+
     def forward(self, ids, past=None, start=0, dropout=0.0, random=None):
         """ids (B, T) from position `start` on -> logits (N, V), cache.
 
-        past (L, 2, B, H, block_size, d): keys and values of earlier positions; see
-        `layers.attention`.
+        past: what `empty_past` makes, filled by calls for earlier positions.
         """
         config = self.config
         ids = np.asarray(ids)
@@ -118,7 +136,9 @@ class GPT:
         x, embed = layers.embedding(ids, tokens, positions)
         caches = []
         for i, block in enumerate(self.blocks):
-            seen = None if past is None else past[i, :, :, :, :stop]
+            seen = past and Cache(
+                heads=past.heads[i, :, :, :, :stop], inputs=past.inputs[i, :, :, start : stop + 3]
+            )
             shape = config.n_heads, ids.shape[1]
             x, cache = layers.block(x, block, *shape, turns, seen, dropout, random)
             caches.append(cache)

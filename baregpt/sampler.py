@@ -63,11 +63,8 @@ def generate_batch(
 
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, random):
-    config = model.config
-    T = config.block_size
-    width = config.d_model // config.n_heads
-    # `past` holds the keys and values of the characters seen[:, :stop]
-    past = np.empty((config.n_layers, 2, len(ids), config.n_heads, T, width), model.flat.dtype)
+    T = model.config.block_size
+    past = model.empty_past(len(ids))  # of the characters seen[:, :stop]
     seen = np.empty((len(ids), T), int)
     stop = 0
     new = ids[:, -T:]
