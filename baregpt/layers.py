@@ -22,6 +22,7 @@ import numpy as np
 LAYER_NORM_EPSILON = 1e-5
 GELU_SCALE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
+REACH = 3  # positions that a convolution looks back
 BLOCK = 64  # positions whose attention is computed together
 FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to scores: a weight of 0
 
@@ -232,32 +233,29 @@ def convolution(x, w, length, past=None):
     """
     if w is None:
         return x, None
-    reach = len(w) - 1
-    seen = past
+    sequences = x.reshape(-1, length, x.shape[1])
     if past is None:
-        seen = np.zeros((len(x) // length, reach + length, x.shape[1]), x.dtype)
-    seen[:, reach:] = x.reshape(-1, length, x.shape[1])
-    y = seen[:, reach:].copy()
-    for k in range(len(w)):
-        y += w[k] * seen[:, reach - k : reach - k + length]
-    return y.reshape(x.shape), Cache(seen=seen, w=w)
+        past = np.zeros((len(sequences), REACH + length, x.shape[1]), x.dtype)
+    past[:, REACH:] = sequences
+    y = sequences.copy()
+    for k in range(REACH + 1):
+        y += w[k] * past[:, REACH - k : REACH - k + length]
+    return y.reshape(x.shape), Cache(seen=past, w=w)
 
 
 def convolution_backward(dy, cache):
     """dx[t] = dy[t] + Σ_k w[k] · dy[t + k], dw[k] = Σ_t dy[t] · x[t - k]."""
     if cache is None:
         return dy, {}
-    reach = len(cache.w) - 1
-    length = cache.seen.shape[1] - reach
-    dy = dy.reshape(-1, length, dy.shape[1])
-    dseen = np.zeros_like(cache.seen)  # (B, 3 + T, D): nobody asks for that of the first three
-    dseen[:, reach:] = dy
+    dsequences = dy.reshape(len(cache.seen), -1, dy.shape[1])
+    length = dsequences.shape[1]
+    dx = dsequences.copy()
     dw = np.empty_like(cache.w)
-    for k in range(len(dw)):
-        shifted = slice(reach - k, reach - k + length)
-        dseen[:, shifted] += cache.w[k] * dy
-        dw[k] = np.einsum("btd,btd->d", dy, cache.seen[:, shifted])
-    return dseen[:, reach:].reshape(-1, dy.shape[2]), {"weight": dw}
+    for k in range(REACH + 1):
+        dx[:, : max(0, length - k)] += cache.w[k] * dsequences[:, k:]
+        earlier = cache.seen[:, REACH - k : REACH - k + length]
+        dw[k] = np.einsum("btd,btd->d", dsequences, earlier)
+    return dx.reshape(dy.shape), {"weight": dw}
 
 
 def dropout(x, rate, random):

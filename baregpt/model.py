@@ -56,7 +56,8 @@ def parameter_shapes(config):
             f"blocks.{i}.mlp.b2": (D,),
         }
         if config.convolution:
-            shapes |= {f"blocks.{i}.conv{place}.weight": (4, D) for place in (1, 2)}
+            taps = layers.REACH + 1, D
+            shapes |= {f"blocks.{i}.conv1.weight": taps, f"blocks.{i}.conv2.weight": taps}
     return shapes | {"head.weight": (D, V), "head.bias": (V,)}
 
 
@@ -65,6 +66,24 @@ def named_views(flat, shapes):
     stops = np.cumsum([math.prod(shape) for shape in shapes.values()])
     parts = zip(shapes.items(), np.split(flat, stops))
     return {name: part.reshape(shape) for (name, shape), part in parts}
+
+
+class Past:
+    """What layers need to know of earlier positions, of B sequences.
+
+    heads (L, 2, B, H, T, d): keys and values, for `layers.attention`. inputs (L, 2, B, 3 + T, D),
+    for `layers.convolution`: those of the three positions before the first are zero, and stay so.
+    """
+
+    def __init__(self, config, batch, dtype):
+        T, D, H = config.block_size, config.d_model, config.n_heads
+        self.heads = np.empty((config.n_layers, 2, batch, H, T, D // H), dtype)
+        self.inputs = np.zeros((config.n_layers, 2, batch, layers.REACH + T, D), dtype)
+
+    def part(self, layer, start, stop):
+        """What one layer is to know, when it gets the positions from `start` to `stop`."""
+        inputs = self.inputs[layer, :, :, start : stop + layers.REACH]
+        return Cache(heads=self.heads[layer, :, :, :, :stop], inputs=inputs)
 
 
 class GPT:
@@ -90,11 +109,10 @@ class GPT:
         self.turns = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
         random = np.random.default_rng(seed)
         for name, parameter in self.parameters.items():  # what is not set here stays at zero
-            # blocks add nothing at first
-            adds_to_x = name.endswith(("attention.out", "mlp.w2", "conv1.weight", "conv2.weight"))
+            adds_to_x = name.endswith(("attention.out", "mlp.w2"))  # blocks add nothing at first
             if name.endswith("gain"):
                 parameter[...] = 1
-            elif parameter.ndim == 2 and not adds_to_x:
+            elif parameter.ndim == 2 and not adds_to_x and ".conv" not in name:
                 parameter[...] = random.normal(0, len(parameter) ** -0.5, parameter.shape)
 
     def part(self, prefix):
@@ -102,24 +120,10 @@ class GPT:
         named = self.parameters.items()
         return {name.removeprefix(prefix): p for name, p in named if name.startswith(prefix)}
 
-    def empty_past(self, batch):
-        """Room for what all layers need to know of earlier positions, of `batch` sequences.
-
-        heads: keys and values, see `layers.attention`; inputs: see `layers.convolution`. Those of
-        the three positions before the first are zero, and stay so.
-        """
-        config = self.config
-        T, D = config.block_size, config.d_model
-        heads = (config.n_layers, 2, batch, config.n_heads, T, D // config.n_heads)
-        inputs = (config.n_layers, 2, batch, 3 + T, D)
-        return Cache(
-            heads=np.empty(heads, self.flat.dtype), inputs=np.zeros(inputs, self.flat.dtype)
-        )
-
     def forward(self, ids, past=None, start=0, dropout=0.0, random=None):
         """ids (B, T) from position `start` on -> logits (N, V), cache.
 
-        past: what `empty_past` makes, filled by calls for earlier positions.
+        past: a Past, which calls for earlier positions have filled.
         """
         config = self.config
         ids = np.asarray(ids)
@@ -136,9 +140,7 @@ class GPT:
         x, embed = layers.embedding(ids, tokens, positions)
         caches = []
         for i, block in enumerate(self.blocks):
-            seen = past and Cache(
-                heads=past.heads[i, :, :, :, :stop], inputs=past.inputs[i, :, :, start : stop + 3]
-            )
+            seen = past and past.part(i, start, stop)
             shape = config.n_heads, ids.shape[1]
             x, cache = layers.block(x, block, *shape, turns, seen, dropout, random)
             caches.append(cache)

@@ -3,6 +3,8 @@
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from baregpt.model import Past
+
 
 def choose(logits, temperature, top_k, random):
     """Draw ids (B,) from the softmax of logits (B, V) / temperature, among the top_k likeliest.
@@ -64,7 +66,7 @@ def generate_batch(
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, random):
     T = model.config.block_size
-    past = model.empty_past(len(ids))  # of the characters seen[:, :stop]
+    past = Past(model.config, len(ids), model.flat.dtype)  # of the characters seen[:, :stop]
     seen = np.empty((len(ids), T), int)
     stop = 0
     new = ids[:, -T:]
