@@ -22,6 +22,7 @@ import numpy as np
 LAYER_NORM_EPSILON = 1e-5
 GELU_SCALE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
+REACH = 3  # positions that a convolution looks back
 BLOCK = 64  # positions whose attention is computed together
 FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to scores: a weight of 0
 
@@ -223,6 +224,40 @@ def attention_map(cache):
     return np.concatenate(rows, axis=2)
 
 
+def convolution(x, w, length, past=None):
+    """Let each position see the three before it: y[t] = x[t] + Σ_k w[k] · x[t - k], k = 0 to 3, by
+    sequence and number: (N, D) -> (N, D), w (4, D). Without w, nothing happens.
+
+    Depthwise and causal, as in Primer (So et al. 2021, arXiv:2109.08668). `past` (B, 3 + T, D)
+    holds what the three earlier positions had as x, and room for these T; else there was nothing.
+    """
+    if w is None:
+        return x, None
+    sequences = x.reshape(-1, length, x.shape[1])
+    if past is None:
+        past = np.zeros((len(sequences), REACH + length, x.shape[1]), x.dtype)
+    past[:, REACH:] = sequences
+    y = sequences.copy()
+    for k in range(REACH + 1):
+        y += w[k] * past[:, REACH - k : REACH - k + length]
+    return y.reshape(x.shape), Cache(seen=past, w=w)
+
+
+def convolution_backward(dy, cache):
+    """dx[t] = dy[t] + Σ_k w[k] · dy[t + k], dw[k] = Σ_t dy[t] · x[t - k]."""
+    if cache is None:
+        return dy, {}
+    dsequences = dy.reshape(len(cache.seen), -1, dy.shape[1])
+    length = dsequences.shape[1]
+    dx = dsequences.copy()
+    dw = np.empty_like(cache.w)
+    for k in range(REACH + 1):
+        dx[:, : max(0, length - k)] += cache.w[k] * dsequences[:, k:]
+        earlier = cache.seen[:, REACH - k : REACH - k + length]
+        dw[k] = np.einsum("btd,btd->d", dsequences, earlier)
+    return dx.reshape(dy.shape), {"weight": dw}
+
+
 def dropout(x, rate, random):
     """Zero each number with probability `rate`, scale the others to keep the mean: any shape.
 
@@ -243,16 +278,21 @@ def dropout_backward(dy, mask):
 def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
     """One Transformer block: (N, D) -> (N, D), with p its parameters by name.
 
-    middle = x + dropout(attention(layer_norm(x))), y = middle + dropout(mlp(layer_norm(middle))).
+    middle = x + dropout(attention(mix(layer_norm(x)))), y = middle + dropout(mlp(mix(layer_norm(
+    middle)))), where mix is a convolution, if p has its weights. `past` (optional) has as `heads`
+    what attention, as `inputs` what the two convolutions need to know of earlier positions.
     """
+    heads, inputs = (past.heads, past.inputs) if past else (None, (None, None))
     cache = Cache()
     normed1, cache.ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
+    mixed1, cache.conv1 = convolution(normed1, p.get("conv1.weight"), length, inputs[0])
     matrices = p["attention.qkv"], p["attention.out"]
-    attended, cache.attention = attention(normed1, *matrices, n_heads, length, turns, past)
+    attended, cache.attention = attention(mixed1, *matrices, n_heads, length, turns, heads)
     kept1, cache.mask1 = dropout(attended, rate, random)
     middle = x + kept1
     normed2, cache.ln2 = layer_norm(middle, p["ln2.gain"], p["ln2.bias"])
-    thought, cache.mlp = mlp(normed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
+    mixed2, cache.conv2 = convolution(normed2, p.get("conv2.weight"), length, inputs[1])
+    thought, cache.mlp = mlp(mixed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
     kept2, cache.mask2 = dropout(thought, rate, random)
     return middle + kept2, cache
 
@@ -260,14 +300,17 @@ def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
 def block_backward(dy, cache):
     """The mirror of `block`: at each sum, dy flows on both through the layer and around it."""
     dthought = dropout_backward(dy, cache.mask2)
-    dnormed2, dmlp = mlp_backward(dthought, cache.mlp)
+    dmixed2, dmlp = mlp_backward(dthought, cache.mlp)
+    dnormed2, dconv2 = convolution_backward(dmixed2, cache.conv2)
     dmiddle, dln2 = layer_norm_backward(dnormed2, cache.ln2)
     dmiddle += dy
     dattended = dropout_backward(dmiddle, cache.mask1)
-    dnormed1, dattention = attention_backward(dattended, cache.attention)
+    dmixed1, dattention = attention_backward(dattended, cache.attention)
+    dnormed1, dconv1 = convolution_backward(dmixed1, cache.conv1)
     dx, dln1 = layer_norm_backward(dnormed1, cache.ln1)
     dx += dmiddle
-    parts = {"ln1": dln1, "attention": dattention, "ln2": dln2, "mlp": dmlp}
+    first = {"ln1": dln1, "conv1": dconv1, "attention": dattention}
+    parts = first | {"ln2": dln2, "conv2": dconv2, "mlp": dmlp}
     named = {f"{part}.{name}": d for part, ds in parts.items() for name, d in ds.items()}
     return dx, named
 

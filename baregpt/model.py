@@ -15,6 +15,7 @@ class Config:
 
     vocab_size V: characters. block_size T: the longest context. d_model D: width. n_heads H: must
     divide D. n_layers L: blocks. rotary: queries and keys also turn with their position.
+    convolution: attention and MLP see of each position also the three before it.
     """
 
     vocab_size: int
@@ -23,6 +24,7 @@ class Config:
     n_heads: int = 4
     n_layers: int = 2
     rotary: bool = False
+    convolution: bool = False
 
     def __post_init__(self):
         for field in fields(self):
@@ -53,6 +55,9 @@ def parameter_shapes(config):
             f"blocks.{i}.mlp.w2": (4 * D, D),
             f"blocks.{i}.mlp.b2": (D,),
         }
+        if config.convolution:
+            taps = layers.REACH + 1, D
+            shapes |= {f"blocks.{i}.conv1.weight": taps, f"blocks.{i}.conv2.weight": taps}
     return shapes | {"head.weight": (D, V), "head.bias": (V,)}
 
 
@@ -61,6 +66,24 @@ def named_views(flat, shapes):
     stops = np.cumsum([math.prod(shape) for shape in shapes.values()])
     parts = zip(shapes.items(), np.split(flat, stops))
     return {name: part.reshape(shape) for (name, shape), part in parts}
+
+
+class Past:
+    """What layers need to know of earlier positions, of B sequences.
+
+    heads (L, 2, B, H, T, d): keys and values, for `layers.attention`. inputs (L, 2, B, 3 + T, D),
+    for `layers.convolution`: those of the three positions before the first are zero, and stay so.
+    """
+
+    def __init__(self, config, batch, dtype):
+        T, D, H = config.block_size, config.d_model, config.n_heads
+        self.heads = np.empty((config.n_layers, 2, batch, H, T, D // H), dtype)
+        self.inputs = np.zeros((config.n_layers, 2, batch, layers.REACH + T, D), dtype)
+
+    def part(self, layer, start, stop):
+        """What one layer is to know, when it gets the positions from `start` to `stop`."""
+        inputs = self.inputs[layer, :, :, start : stop + layers.REACH]
+        return Cache(heads=self.heads[layer, :, :, :, :stop], inputs=inputs)
 
 
 class GPT:
@@ -89,7 +112,7 @@ class GPT:
             adds_to_x = name.endswith(("attention.out", "mlp.w2"))  # blocks add nothing at first
             if name.endswith("gain"):
                 parameter[...] = 1
-            elif parameter.ndim == 2 and not adds_to_x:
+            elif parameter.ndim == 2 and not adds_to_x and ".conv" not in name:
                 parameter[...] = random.normal(0, len(parameter) ** -0.5, parameter.shape)
 
     def part(self, prefix):
@@ -100,8 +123,7 @@ class GPT:
     def forward(self, ids, past=None, start=0, dropout=0.0, random=None):
         """ids (B, T) from position `start` on -> logits (N, V), cache.
 
-        past (L, 2, B, H, block_size, d): keys and values of earlier positions; see
-        `layers.attention`.
+        past: a Past, which calls for earlier positions have filled.
         """
         config = self.config
         ids = np.asarray(ids)
@@ -118,7 +140,7 @@ class GPT:
         x, embed = layers.embedding(ids, tokens, positions)
         caches = []
         for i, block in enumerate(self.blocks):
-            seen = None if past is None else past[i, :, :, :, :stop]
+            seen = past and past.part(i, start, stop)
             shape = config.n_heads, ids.shape[1]
             x, cache = layers.block(x, block, *shape, turns, seen, dropout, random)
             caches.append(cache)

@@ -3,6 +3,8 @@
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from baregpt.model import Past
+
 
 def choose(logits, temperature, top_k, random):
     """Draw ids (B,) from the softmax of logits (B, V) / temperature, among the top_k likeliest.
@@ -63,11 +65,8 @@ def generate_batch(
 
 
 def _stream(model, vocab, ids, max_new_tokens, temperature, top_k, random):
-    config = model.config
-    T = config.block_size
-    width = config.d_model // config.n_heads
-    # `past` holds the keys and values of the characters seen[:, :stop]
-    past = np.empty((config.n_layers, 2, len(ids), config.n_heads, T, width), model.flat.dtype)
+    T = model.config.block_size
+    past = Past(model.config, len(ids), model.flat.dtype)  # of the characters seen[:, :stop]
     seen = np.empty((len(ids), T), int)
     stop = 0
     new = ids[:, -T:]

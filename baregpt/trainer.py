@@ -26,6 +26,7 @@ class Training:
     shards: int = 4
     learning_rate: float = 5e-3
     muon_learning_rate: float = 0.0
+    muon_weight_decay: float = 0.0
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.99

@@ -32,6 +32,7 @@ class Model(Section):
     n_heads: PositiveInt
     n_layers: PositiveInt
     rotary: bool
+    convolution: bool
 
     @validator(mode="after")
     def _heads_share_the_width(self):
@@ -48,6 +49,7 @@ class Train(Section):
     shards: PositiveInt
     learning_rate: PositiveFloat
     muon_learning_rate: Annotated[float, Field(ge=0)]
+    muon_weight_decay: Decay
     warmup_steps: NonNegative
     beta1: Decay
     beta2: Decay

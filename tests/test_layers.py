@@ -51,6 +51,9 @@ BLOCK = {
 }
 
 
+WITH_CONVOLUTION = BLOCK | {"conv1.weight": normal(4, D), "conv2.weight": normal(4, D)}
+
+
 def attention_of(n_heads, length):
     return lambda x, qkv, out: layers.attention(x, qkv, out, n_heads, length)
 
@@ -66,6 +69,10 @@ def block_size(request, monkeypatch):
 
 def block(x, **parameters):
     return layers.block(x, parameters, H, T)
+
+
+def convolution(x, weight):
+    return layers.convolution(x, weight, T)
 
 
 def block_with_dropout(x, **parameters):
@@ -100,7 +107,9 @@ LAYERS = {  # name: forward, backward, input, parameters by the names of their g
     "rotary attention": row(
         "attention", normal(N, D), part("attention."), forward=rotary_attention
     ),
+    "convolution": row("convolution", normal(N, D), {"weight": normal(4, D)}, forward=convolution),
     "block": row("block", normal(N, D), BLOCK, forward=block),
+    "block with convolution": row("block", normal(N, D), WITH_CONVOLUTION, forward=block),
     "block with dropout": row("block", normal(N, D), BLOCK, forward=block_with_dropout),
 }
 
@@ -151,6 +160,27 @@ def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
             )
         )
     assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
+def test_convolution_is_what_its_formula_says():
+    x, w = normal(N, D), normal(4, D)
+    y, _ = layers.convolution(x, w, T)
+    for sequence, expected in zip(x.reshape(B, T, D), y.reshape(B, T, D)):
+        for t in range(T):
+            earlier = sum(w[k] * sequence[t - k] for k in range(min(t, 3) + 1))
+            assert expected[t] == pytest.approx(sequence[t] + earlier)
+
+
+def test_convolution_takes_a_text_in_parts_as_it_takes_the_whole():
+    x, w = normal(N, D), normal(4, D)
+    whole, _ = layers.convolution(x, w, T)
+    past = np.zeros((B, 3 + T, D))
+    parts = []
+    for start, stop in ((0, 1), (1, 4), (4, 5)):
+        part = x.reshape(B, T, D)[:, start:stop].reshape(-1, D)
+        y, _ = layers.convolution(part, w, stop - start, past[:, start : stop + 3])
+        parts.append(y.reshape(B, -1, D))
+    assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12)
 
 
 def test_softmax_gradients_match_finite_differences():

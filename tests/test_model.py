@@ -18,6 +18,13 @@ def test_the_default_model_with_65_characters_has_1643585_parameters():
     assert sum(parameter.size for parameter in model.parameters.values()) == 1_643_585
 
 
+def test_convolutions_add_eight_rows_a_block_and_change_nothing_at_first():
+    without, with_ = GPT(TINY), GPT(dataclasses.replace(TINY, convolution=True))
+    assert with_.n_parameters == without.n_parameters + TINY.n_layers * 8 * TINY.d_model
+    ids = random.integers(0, 5, (2, 6))
+    assert (without.logits(ids) == with_.logits(ids)).all()
+
+
 @pytest.mark.parametrize(
     ("change", "batch", "length"),
     [
@@ -30,6 +37,8 @@ def test_the_default_model_with_65_characters_has_1643585_parameters():
         ({"n_heads": 8, "n_layers": 3}, 2, 4),
         ({"rotary": True}, 2, 5),
         ({"rotary": True}, 1, 6),
+        ({"convolution": True}, 2, 6),
+        ({"convolution": True, "rotary": True}, 2, 2),  # shorter than the convolution
     ],
 )
 def test_gradients_match_finite_differences(change, batch, length):
@@ -45,8 +54,9 @@ def test_gradients_match_finite_differences(change, batch, length):
         assert relative_error(gradients[name], numeric) < 1e-6, name
 
 
-def test_gradients_with_dropout_match_finite_differences():
-    model = GPT(TINY, dtype=np.float64)
+@pytest.mark.parametrize("convolution", [False, True])
+def test_gradients_with_dropout_match_finite_differences(convolution):
+    model = GPT(dataclasses.replace(TINY, convolution=convolution), dtype=np.float64)
     model.flat[:] = random.normal(0, 0.4, model.n_parameters)
     ids, targets = random.integers(0, 5, (2, 2, 6))
     loss, gradients = model.loss_and_gradients(ids, targets, dropout=0.3, seed=1)

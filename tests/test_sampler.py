@@ -7,30 +7,39 @@ from baregpt import GPT, Config, Vocab, generate, generate_batch
 from baregpt.sampler import choose
 
 VOCAB = Vocab("abcdefghij")
-MODEL = GPT(
-    Config(len(VOCAB), block_size=12, d_model=16, n_heads=2, n_layers=2), seed=5, dtype=np.float64
-)
-MODEL.flat[:] = np.random.default_rng(0).normal(0, 0.3, MODEL.n_parameters)
 
 
-def text(**options):
-    return "".join(generate(MODEL, VOCAB, **{"prompt": "abc", "max_new_tokens": 60} | options))
+def model_with(**options):
+    config = Config(len(VOCAB), block_size=12, d_model=16, n_heads=2, n_layers=2, **options)
+    model = GPT(config, dtype=np.float64)
+    model.flat[:] = np.random.default_rng(0).normal(0, 0.3, model.n_parameters)
+    return model
 
 
-def greedy_without_cache(prompt, count):
+MODEL = model_with()
+
+
+def text(model=MODEL, **options):
+    return "".join(generate(model, VOCAB, **{"prompt": "abc", "max_new_tokens": 60} | options))
+
+
+def greedy_without_cache(model, prompt, count):
     """The same, recomputed from scratch for each character, with the context that `generate`
     documents.
     """
     ids, context = list(VOCAB.encode(prompt)), list(VOCAB.encode(prompt))[-12:]
     for _ in range(count):
-        ids.append(int(MODEL.logits([context])[0, -1].argmax()))
+        ids.append(int(model.logits([context])[0, -1].argmax()))
         context = [*context, ids[-1]] if len(context) < 12 else ids[-3:]
     return VOCAB.decode(ids[len(prompt) :])
 
 
 @pytest.mark.parametrize("prompt", ["a", "abc", "abcdefghijab", "abcdefghijabcdefghij"])
-def test_the_cache_changes_nothing_even_past_the_context_length(prompt):
-    assert text(prompt=prompt, temperature=0) == greedy_without_cache(prompt, 60)
+@pytest.mark.parametrize("options", [{}, {"rotary": True, "convolution": True}])
+def test_the_cache_changes_nothing_even_past_the_context_length(prompt, options):
+    model = model_with(**options)
+    without_cache = greedy_without_cache(model, prompt, 60)
+    assert text(model, prompt=prompt, temperature=0) == without_cache
 
 
 def test_a_seed_decides_the_text():
