@@ -172,11 +172,10 @@ def finished_checkout(small_checkout, tmp_path_factory):
     return made_once(tmp_path_factory, "finished", make)
 
 
-def commands(heading):
-    """The blocks of commands that the README gives under a heading, as written."""
-    (section,) = re.findall(
-        rf"^### {heading}\n(.*?)^##", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
+def commands(page, heading):
+    """The blocks of commands that a page of docs/ gives under a heading, as written."""
+    text = (ROOT / "docs" / page).read_text() + "\n## "
+    (section,) = re.findall(rf"^## {heading}\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     return re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
 
 

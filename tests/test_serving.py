@@ -13,7 +13,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import servers
-from conftest import Checkout, commands, copy_of, made_once, mlflow_runs
+from conftest import ROOT, Checkout, commands, copy_of, made_once, mlflow_runs
 
 from baregpt import generate, load_weights
 
@@ -25,7 +25,7 @@ ASK = {
 
 def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
     """PostgreSQL behind it; artifacts pass through it."""
-    on_the_server, elsewhere = commands("A tracking server for a team")
+    on_the_server, elsewhere = commands("experiments.md", "A tracking server for a team")
     createdb, store, server = on_the_server.splitlines()
     (options,) = re.findall("--allowed-hosts tracking:5000", server)
     with servers.postgres() as database:
@@ -130,7 +130,7 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
 
 
 def test_the_model_answers_over_http(registered, tmp_path):
-    serve, ask = commands("Register and serve")[1:]
+    serve, ask = commands("experiments.md", "Register and serve")[1:]
     export, serve = serve.splitlines()
     checkout, port = copy_of(registered, tmp_path / "checkout"), servers.free_port()
     name, uri = export.split("#")[0].removeprefix("export ").strip().split("=", 1)
@@ -172,8 +172,8 @@ def test_the_model_answers_over_http(registered, tmp_path):
 
 def test_the_model_loads_in_python_and_unpickles_through_our_loader_alone(registered, tmp_path):
     """In an empty folder, where nothing of the project is but what MLflow keeps."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (snippet,) = re.findall(r"```python\n(import mlflow\n.*?)```", readme, re.DOTALL)
+    page = (ROOT / "docs/experiments.md").read_text()
+    (snippet,) = re.findall(r"```python\n(import mlflow\n.*?)```", page, re.DOTALL)
     program = f"""
 import pickle, sys
 def refuse(*_, **__):

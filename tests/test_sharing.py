@@ -13,11 +13,11 @@ import pytest
 import servers
 from conftest import Checkout, commands, mlflow_runs
 
-SHARING = commands("Share weights and corpora")
+SHARING = commands("sharing.md", "Share weights and corpora")
 
 
 def script(checkout, *blocks, **placeholders):
-    """Run blocks of the README's commands, with what stands for something replaced by what is so
+    """Run blocks of commands from docs/, with what stands for something replaced by what is so
     here.
     """
     text = "\n".join(blocks)
@@ -55,8 +55,8 @@ def published(finished, tmp_path):
 
 @pytest.fixture(params=["folder", "ssh", "s3"])
 def remote(request, tmp_path):
-    """A kind of remote with its server: the README's block for it, what stands there for what, and
-    the variables.
+    """A kind of remote with its server: its block in docs/sharing.md, what stands there for what,
+    and the variables.
     """
     block, place = SHARING[["folder", "ssh", "s3"].index(request.param)], tmp_path / "remote"
     if request.param == "folder":
@@ -81,7 +81,7 @@ def same(there, here):
 
 
 def test_what_one_pushes_another_pulls(remote, published, tmp_path):
-    """By the README's own commands, through each kind of remote."""
+    """By the commands of docs/sharing.md, through each kind of remote."""
     checkout, hub = published
     add, placeholders, login = remote
     commit_and_push, pull, tag, get = SHARING[3:]
@@ -131,7 +131,7 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
         "--jobs 1": "--jobs 2",
         "rates-3": "rates-2",
     }
-    queue, start, *compare = commands("Experiments")[1].splitlines()
+    queue, start, *compare = commands("experiments.md", "Experiments")[1].splitlines()
     assert script(finished, queue, **smaller).stdout.count("Queued experiment 'rates-") == 2
     script(finished, start, **smaller)
     while re.search(
