@@ -63,16 +63,6 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest():
         assert (both[name] == adam[name]).all()
 
 
-def test_muon_takes_queries_keys_and_values_for_matrices_of_their_own():
-    start, gradient = np.random.default_rng(0).normal(size=(2, 4, 12))
-    parameters = {"blocks.0.attention.qkv": start.copy()}
-    settings = dataclasses.replace(SETTINGS, muon_learning_rate=0.02)
-    Optimizer(parameters, settings).update({"blocks.0.attention.qkv": gradient}, 1)
-    steps = [orthogonalize(part) for part in np.split(gradient, 3, axis=1)]
-    expected = start - 0.02 * shares()[0] * np.hstack(steps)
-    assert parameters["blocks.0.attention.qkv"] == pytest.approx(expected)
-
-
 def test_weight_decay_shrinks_the_matrices_by_the_rate_alone():
     start = np.random.default_rng(0).normal(size=(4, 4))
     parameters = {"blocks.0.mlp.w1": start.copy(), "blocks.0.conv1.weight": start.copy()}
