@@ -26,7 +26,15 @@ function element(name, content = "", className = "") {
 }
 
 function largest(values, count) {  // places of the largest values, the largest first
-  return Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b).slice(0, count);
+  const best = [];
+  for (let i = 0; i < values.length; i++) {
+    if (best.length === count && values[i] <= values[best[count - 1]]) continue;
+    let k = best.length;
+    while (k && values[best[k - 1]] < values[i]) k--;
+    best.splice(k, 0, i);
+    if (best.length > count) best.pop();
+  }
+  return best;
 }
 
 // Reading
@@ -185,8 +193,14 @@ for (let l = 0; l < L; l++) for (let h = 0; h < H; h++) {
   row.append(title, label);
   card.append(row, canvas, most);
   $("heads").append(card);
-  cards.push({l, h, card, title, canvas, most, habit: ""});
+  cards.push({l, h, card, title, canvas, most, habit: "", in_view: true});
 }
+
+const watch = new IntersectionObserver(entries => {  // heads out of view are not drawn
+  for (const {target, isIntersecting} of entries) cards.find(one => one.card === target).in_view = isIntersecting;
+  heads(here());
+}, {rootMargin: "200px"});
+for (const {card} of cards) watch.observe(card);
 
 function habits() {  // where each head looks on average over the text: so many back, or at where the line starts
   const n = seen.length;
@@ -212,10 +226,13 @@ function inks() { const style = getComputedStyle(document.documentElement); ink 
 
 function heads(now) {
   if (!ink) inks();
-  for (const {l, h, card, title, canvas, most, habit} of cards) {
+  for (const {l, h, card, title, canvas, most, habit, in_view} of cards) {
     const mine = l === chosen[0] && h === chosen[1], looks = now < 0 ? [] : reader.weights(l, h, now);
     card.classList.toggle("chosen", mine);
     title.setAttribute("aria-pressed", mine);
+    const places = largest(looks, 2).map(i => `${named(seen[i].c)} ${i === now ? "itself" : now - i + " back"} ${percent(looks[i])}`);
+    most.textContent = `Here ${places.join(", ")}. ${habit}`;
+    if (!in_view) continue;
     if (canvas.width !== COLUMNS * 18) { canvas.width = COLUMNS * 18; canvas.height = ROWS * 44; }
     const pen = canvas.getContext("2d"), first = Math.max(0, now + 1 - COLUMNS * ROWS);
     pen.clearRect(0, 0, canvas.width, canvas.height);
@@ -228,8 +245,6 @@ function heads(now) {
       if (seen[i].c !== " ") pen.fillText(signed(seen[i].c), x + 9, y + 23);
       if (i === now) { pen.fillStyle = `rgb(${accent})`; pen.fillRect(x, y + 39, 18, 4); }
     }
-    const places = largest(looks, 2).map(i => `${named(seen[i].c)} ${i === now ? "itself" : now - i + " back"} ${percent(looks[i])}`);
-    most.textContent = `Here ${places.join(", ")}. ${habit}`;
   }
 }
 
