@@ -207,13 +207,13 @@ function habits() {  // where each head looks on average over the text: so many 
   let line = 0;
   const starts = seen.map((one, i) => { const start = line; if (one.c === "\n") line = i + 1; return Math.min(start, i); });
   for (const card of cards) {
-    const places = {"itself": 0, "1 back": 0, "2 back": 0, "3 back": 0, "the line's start": 0};
+    const places = {"itself": 0, "the character before": 0, "2 back": 0, "3 back": 0, "the line's start": 0};
     let count = 0;
     for (let i = 8; i < n; i++) {  // near the beginning all of these are the same few characters
       if (i - starts[i] < 4) continue;
       const w = reader.weights(card.l, card.h, i);
       count++;
-      places["itself"] += w[i]; places["1 back"] += w[i - 1]; places["2 back"] += w[i - 2]; places["3 back"] += w[i - 3];
+      places["itself"] += w[i]; places["the character before"] += w[i - 1]; places["2 back"] += w[i - 2]; places["3 back"] += w[i - 3];
       places["the line's start"] += w[starts[i]] + (starts[i] ? w[starts[i] - 1] : 0);  // and the newline before it
     }
     const [[place, sum]] = Object.entries(places).sort((a, b) => b[1] - a[1]);

@@ -14,14 +14,14 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.model import parameter_shapes
 from baregpt.weights import read_weights
-from pipeline.stage import EXPLORE_PAGE, PRETRAINED, WEIGHTS, run
+from pipeline.stage import PRETRAINED, WEIGHTS, run
 
 HERE = Path(__file__).parent
 PARTS = {"/* model.js */": "model.js", "/* explore.js */": "explore.js"}
 SHOWN = "steps", "train_loss", "validation_loss"  # of the metadata: what they say is repeatable
 LARGEST = np.finfo(np.float16).max
 START = "KING:\nWhat news, my lord?\n\nMESSENGER:\nThe king is "
-DOCUMENT = Path("docs/explore.html")
+PAGE = Path("docs/explore.html")  # the one in data/ is the stage's, which DVC looks after
 
 
 def write_page(path, model, vocab, metadata, md5, text):
@@ -55,13 +55,12 @@ def md5_of(path):
 
 
 def main():
-    trained = WEIGHTS.exists()
-    source, page = (WEIGHTS, EXPLORE_PAGE) if trained else (PRETRAINED, DOCUMENT)
+    source = WEIGHTS if WEIGHTS.exists() else PRETRAINED
     model, vocab, metadata = read_weights(source)
     known = "".join(c for c in START if c in vocab.characters) or vocab.characters[:1]
-    write_page(page, model, vocab, metadata, md5_of(source), metadata.get("excerpt") or known)
-    print(f"{page}: {source} in a page of {page.stat().st_size / 1e6:.1f} MB")
-    webbrowser.open(page.resolve().as_uri())
+    write_page(PAGE, model, vocab, metadata, md5_of(source), metadata.get("excerpt") or known)
+    print(f"{PAGE}: {source} in a page of {PAGE.stat().st_size / 1e6:.1f} MB")
+    webbrowser.open(PAGE.resolve().as_uri())
 
 
 if __name__ == "__main__":
