@@ -14,6 +14,7 @@ help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
 	@echo "make best         train with the recipe for half an hour, recipes/best.txt, as a DVC experiment"
 	@echo "make sample       have the trained model write, in the terminal"
+	@echo "make explore      open the page in which the model runs, made for the trained weights, else the included ones"
 	@echo "make ui           look at the runs in the MLflow UI"
 	@echo "make register     put the trained weights into MLflow's model registry"
 	@echo "make notebook     run the notebook from top to bottom, and keep what it shows"
@@ -59,6 +60,9 @@ register: setup
 sample: setup
 	@$(BIN)/python -m baregpt
 
+explore: setup
+	@$(BIN)/python -m pipeline.explore
+
 notebook: setup
 	@cd notebooks && ../$(BIN)/python -c 'import nbclient, nbformat; name = "inference_inspect.ipynb"; \
 		notebook = nbclient.execute(nbformat.read(name, 4), record_timing=False); nbformat.write(notebook, name)'
@@ -81,7 +85,7 @@ lint: setup
 	@$(BIN)/mypy
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html
 	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
-		train_loss.csv validation_loss.csv loss.png samples.txt attention.png attention.html *.lock *.tmp
+		train_loss.csv validation_loss.csv loss.png samples.txt attention.png explore.html *.lock *.tmp
 	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # what waits there stays

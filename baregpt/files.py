@@ -20,4 +20,5 @@ def atomic_write(path):
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of which the first one is told
+            temporary.unlink()

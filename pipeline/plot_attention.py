@@ -1,33 +1,28 @@
-"""plot_attention: show what the heads attend to, as a picture of one layer and as a page to explore
-them all.
+"""plot_attention: show what the heads attend to, as a picture of one layer and as a page in which
+the model runs.
 """
 
-import base64
 import math
 import warnings
-from pathlib import Path
 
-import jinja2
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
-from baregpt.layers import softmax
 from baregpt.weights import read_weights
 from pipeline import outbox
+from pipeline.explore import md5_of, write_page
 from pipeline.params import load_params
 from pipeline.stage import (
-    ATTENTION_PAGE,
     ATTENTION_PICTURE,
+    EXPLORE_PAGE,
     WEIGHTS,
     encode_prompt,
     prompt_or_excerpt,
     run,
 )
 
-TEMPLATE = Path(__file__).with_name("attention.html")
-CANDIDATES = 8  # next characters that the page shows
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
 
 
@@ -64,33 +59,6 @@ def draw_attention(path, text, weights, title):
         figure.savefig(file, format="png")
 
 
-def write_explorer(path, text, weights, probabilities, characters, layer):
-    """One self-contained page: weights, for each layer (H, T, T); probabilities (T, V) of what
-    comes next.
-    """
-    lower = np.tri(len(text), dtype=bool)
-    shades = np.round(255 * np.array(weights)[:, :, lower]).astype(
-        np.uint8
-    )  # (L, H, T (T + 1) / 2)
-    likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :CANDIDATES]
-    data = {
-        "text": list(text),
-        "layers": len(weights),
-        "heads": len(weights[0]),
-        "layer": layer,
-        "weights": base64.b64encode(shades.tobytes()).decode(),
-        "candidates": [
-            [(characters[i], round(float(row[i]), 4)) for i in best]
-            for row, best in zip(probabilities, likeliest)
-        ],
-    }
-    page = jinja2.Template(
-        TEMPLATE.read_text(encoding="utf-8"), autoescape=True
-    )  # tojson: no text becomes markup
-    with atomic_write(path) as file:
-        file.write(page.render(data=data).encode())
-
-
 def main():
     params = load_params().plot_attention
     model, vocab, metadata = read_weights(WEIGHTS)
@@ -104,9 +72,8 @@ def main():
     layer = params.layer % n_layers
     title = f"Attention in layer {layer + 1} of {n_layers}"
     draw_attention(ATTENTION_PICTURE, prompt, weights[layer], title)
-    probabilities = softmax(model.logits(ids[None])[0])
-    write_explorer(ATTENTION_PAGE, prompt, weights, probabilities, vocab.characters, layer)
-    outbox.add_to_run_of(WEIGHTS, ATTENTION_PICTURE, ATTENTION_PAGE)
+    write_page(EXPLORE_PAGE, model, vocab, metadata, md5_of(WEIGHTS), prompt)
+    outbox.add_to_run_of(WEIGHTS, ATTENTION_PICTURE, EXPLORE_PAGE)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,58 @@
-"""The attention explorer in a real browser."""
+"""The page in which the model runs, in a real browser."""
+
+import re
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from baregpt import GPT, Config, Vocab
-from baregpt.layers import softmax
-from pipeline.plot_attention import write_explorer
+from baregpt.layers import block, embedding, softmax
+from pipeline.explore import write_page
 
-HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭"
+HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
+TEXT = "To be, or\nnot to be"
+SMALL = {"block_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 3}
+CONFIGS = [
+    {"n_layers": 1, "n_heads": 1},
+    {"n_layers": 3, "n_heads": 4, "d_model": 24},
+    {"rotary": True},
+    {"rotary": True, "n_layers": 1, "d_model": 6, "n_heads": 1},
+    {"convolution": True},
+]
 
 
 def model_of(text, **config):
+    """A model in which every parameter counts, of numbers that half precision has."""
     vocab = Vocab.from_text(text)
-    config = {"block_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 3} | config
-    return GPT(Config(len(vocab), **config), seed=1), vocab
+    model = GPT(Config(len(vocab), **SMALL | config), seed=1)
+    model.flat += np.random.default_rng(2).normal(0, 0.2, model.flat.shape)
+    model.flat[...] = model.flat.astype(np.float16)
+    return model, vocab
 
 
-def explore(path, text, **config):
-    """The page for a text, and what it should show: weights (L, H, T, T), probabilities (T, V),
-    vocabulary.
-    """
-    model, vocab = model_of(text, **config)
-    ids = vocab.encode(text)[None]
-    weights = [of_layer[0] for of_layer in model.attention(ids)]
-    probabilities = softmax(model.logits(ids)[0])
-    write_explorer(path, text, weights, probabilities, vocab.characters, len(weights) - 1)
-    return np.array(weights), probabilities, vocab
+def lens(model, ids):
+    """What the head reads off the residual stream before each block and after the last, (T, V)."""
+    p, config = model.parameters, model.config
+    x, _ = embedding(ids[None], p["token_embedding"], p["position_embedding"][: len(ids)])
+    turns = model.turns[: len(ids)] if config.rotary else None
+    streams = [x]
+    for part in model.blocks:
+        streams.append(block(streams[-1], part, config.n_heads, len(ids), turns)[0])
+    return [x @ p["head.weight"] + p["head.bias"] for x in streams]
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
-    """A function that opens the page for a text; in the end the page must have asked for nothing
+    """A function that opens the page of a model; in the end the page must have asked for nothing
     and complained of nothing.
     """
     contexts, troubles = [], []
 
-    def open_page(text, **options):
-        shown = explore(tmp_path / "attention.html", text)
+    def open_page(text=TEXT, config=None, **options):
+        model, vocab = model_of(text, **config or {})
+        path = tmp_path / "explore.html"
+        write_page(path, model, vocab, {"steps": 20, "train_loss": 1.5}, "0" * 32, text)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on(
@@ -50,8 +66,8 @@ def opened(browser, tmp_path):
                 request.url.startswith(("file:", "data:")) or troubles.append(request.url)
             ),
         )
-        page.goto((tmp_path / "attention.html").as_uri())
-        return page, *shown
+        page.goto(path.as_uri())
+        return page, model, vocab
 
     yield open_page
     for context in contexts:
@@ -59,102 +75,197 @@ def opened(browser, tmp_path):
     assert troubles == []
 
 
-def shade(span):
-    """How strongly a character is shaded: 0 to 1, the square root of its weight times 0.85."""
-    colour = span.evaluate("e => getComputedStyle(e).backgroundColor")
-    parts = colour[colour.index("(") + 1 : -1].split(",")
-    return float(parts[3]) if len(parts) == 4 else 1.0
+def logits_in(page):
+    n = "reader.ids.length"
+    numbers = page.evaluate(f"Array.from(reader.logits.subarray(0, {n} * V))")
+    return np.reshape(numbers, (page.evaluate(n), -1))
 
 
-def test_pointing_at_a_character_shades_what_each_head_looks_at(opened):
-    page, weights, probabilities, vocab = opened("To be, or\nnot to be")
-    page.locator("#text span").nth(12).hover()
-    for number, panel in enumerate(page.locator(".head").all()):
-        layer, head = divmod(number, 2)
-        shades = [shade(span) for span in panel.locator(".text span").all()]
-        expected = 0.85 * np.sqrt(np.append(weights[layer, head, 12, :13], np.zeros(6)))
-        assert shades == pytest.approx(expected, abs=0.06)
-    best = vocab.characters[probabilities[12].argmax()]
-    signs = {" ": "␣", "\n": "↵"}
-    assert page.locator("#candidates kbd").first.inner_text() == signs.get(best, best)
-    assert "character 13 of 19" in page.locator("#says").inner_text()
+def says(page):
+    return page.locator("#says").inner_text()
 
 
-def test_everything_is_within_reach_of_the_keyboard(opened):
-    page, *_ = opened("To be, or\nnot to be")
-    page.keyboard.press("Tab")
-    for key, where in (
-        ("Home", 1),
-        ("ArrowRight", 2),
-        ("ArrowRight", 3),
-        ("ArrowLeft", 2),
-        ("End", 19),
-    ):
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_page_computes_what_numpy_computes(opened, config):
+    page, model, vocab = opened(HOSTILE[:50] + "🎭é\t", config)
+    ids = vocab.encode(HOSTILE[:50] + "🎭é\t")
+    assert logits_in(page) == pytest.approx(model.logits(ids[None])[0], abs=1e-3)
+    for layer, maps in enumerate(model.attention(ids[None])):
+        for head, weights in enumerate(maps[0]):
+            for i in (0, 1, 30, len(ids) - 1):
+                ours = page.evaluate(f"Array.from(reader.weights({layer}, {head}, {i}))")
+                assert ours == pytest.approx(weights[i, : i + 1], abs=1e-3)
+    for layer, logits in enumerate(lens(model, ids)):
+        assert page.evaluate(f"Array.from(reader.lens({layer}, 7))") == pytest.approx(
+            logits[7], abs=1e-3
+        )
+
+
+def test_typing_gives_what_reading_afresh_gives_and_reads_only_what_changed(opened):
+    page, model, vocab = opened()
+    text = page.locator("#text")
+    text.press("End")
+    text.press_sequentially(" or no")
+    for _ in range(9):
+        text.press("ArrowLeft")
+    text.press_sequentially("be")
+    text.press("Backspace")
+    now = text.input_value()
+    assert len(now) == len(TEXT) + 7
+    expected = model.logits(vocab.encode(now)[None])[0]
+    assert logits_in(page) == pytest.approx(expected, abs=1e-3)
+    assert page.evaluate("reader.read([...reader.ids, 1, 2])") == 2
+
+
+def test_what_is_shown_follows_the_caret_and_the_pointer(opened):
+    page, model, vocab = opened()
+    probabilities = softmax(model.logits(vocab.encode(TEXT)[None])[0])
+    page.locator("#shown span").nth(5).evaluate("e => e.scrollIntoView()")
+    box = page.locator("#shown > span").nth(5).bounding_box()  # after the one for what is before
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#says")).to_contain_text("character 5 of")
+    final = page.locator("#lens tr").last
+    best = vocab.characters[probabilities[4].argmax()]
+    assert final.locator("td").first.evaluate("e => e.firstChild.data") == {" ": "␣"}.get(
+        best, best
+    )
+    page.mouse.move(0, 0)
+    page.locator("#text").focus()
+    for key in ("Control+Home", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
-        assert page.locator("#text").get_attribute("aria-valuenow") == str(where)
-    page.keyboard.press("Tab")
-    checked = page.locator(".head[aria-checked=true] b")
-    assert checked.inner_text() == "Layer 3, head 1"
-    for key, where in (
-        ("ArrowRight", "3, head 2"),
-        ("ArrowUp", "2, head 2"),
-        ("ArrowDown", "3, head 2"),
-    ):
-        page.keyboard.press(key)
-        assert checked.inner_text() == page.locator("#which").inner_text() == f"Layer {where}"
-        assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"
+    expect(page.locator("#says")).to_contain_text("character 2 of")
+    assert page.locator("#neurons li").count() == 3 * 4
 
 
-def test_the_heat_map_follows_the_head_and_the_pointer(opened):
-    page, weights, *_ = opened("To be, or\nnot to be")
-    page.locator(".head").nth(1).click()
-    pixel = """([i, j]) => { const c = document.getElementById("map"), s = c.width / 19;
-        return c.getContext("2d").getImageData((j + .5) * s, (i + .5) * s, 1, 1).data[3] / 255 }"""
-    for i, j in ((5, 2), (10, 10), (17, 0), (3, 9)):
-        assert page.evaluate(pixel, [i, j]) == pytest.approx(np.sqrt(weights[0, 1, i, j]), abs=0.05)
-    page.locator("#map").scroll_into_view_if_needed()
-    box = page.locator("#map").bounding_box()
-    page.mouse.move(box["x"] + 5, box["y"] + box["height"] * 7.5 / 19)
-    assert page.locator("#text").get_attribute("aria-valuenow") == "8"
+def test_unknown_characters_are_struck_out_and_left_out(opened):
+    page, model, vocab = opened()
+    page.locator("#text").fill("To 字be🎭")
+    assert page.locator("#shown .unknown").all_inner_texts() == ["字", "🎭"]
+    expected = model.logits(vocab.encode("To be")[None])[0]
+    assert logits_in(page) == pytest.approx(expected, abs=1e-3)
+    assert "2 characters are not in its vocabulary" in page.locator("#notes").inner_text()
+    for text in ("", "字"):
+        page.locator("#text").fill(text)
+        assert "Type something" in says(page)
+        page.locator("#step").click()
 
 
-def test_a_tap_on_a_phone(opened):
-    page, *_ = opened(
-        "To be, or\nnot to be " * 3, viewport={"width": 390, "height": 800}, has_touch=True
-    )
-    page.locator("#text span").nth(4).tap()
-    assert page.locator("#text").get_attribute("aria-valuenow") == "5"
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_a_text_longer_than_the_context_is_read_from_a_later_character_on(opened):
+    page, model, vocab = opened()
+    long = (TEXT + " ") * 5
+    page.locator("#text").fill(long)
+    count = page.evaluate("reader.ids.length")
+    assert 48 <= count <= 64
+    expected = model.logits(vocab.encode(long[-count:])[None])[0]
+    assert logits_in(page) == pytest.approx(expected, abs=1e-3)
+    assert "at most 64 characters" in page.locator("#notes").inner_text()
+    assert page.locator("#shown .before").inner_text() == long[:-count]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark(opened, scheme):
-    page, *_ = opened("To be, or\nnot to be", color_scheme=scheme)
-    colours = page.evaluate(
-        "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])"
-    )
-    page_light, ink_light = (sum(map(int, c[4:-1].split(","))) / 765 for c in colours)
-    assert (
-        (page_light > 0.9 and ink_light < 0.2)
-        if scheme == "light"
-        else (page_light < 0.2 and ink_light > 0.8)
-    )
+def test_writing_repeats_with_its_seed_and_can_be_paused(opened):
+    page, *_ = opened()
+    text, written = page.locator("#text"), []
+    for seed in ("1", "1", "2"):
+        text.fill(TEXT)
+        page.locator("#seed").fill(seed)
+        for _ in range(12):
+            page.locator("#step").click()
+        written.append(text.input_value())
+        assert len(written[-1]) == len(TEXT) + 12
+    assert written[0] == written[1] != written[2]
+    page.locator("#play").click()
+    expect(text).to_have_value(re.compile(r".{36,}", re.DOTALL))
+    page.locator("#play").click()
+    stopped = text.input_value()
+    page.wait_for_timeout(200)
+    assert text.input_value() == stopped
+    page.locator("#candidates button").nth(2).click()
+    assert len(text.input_value()) == len(stopped) + 1
+
+
+def test_the_sliders_reshape_the_bars(opened):
+    page, model, vocab = opened()
+    logits = model.logits(vocab.encode(TEXT)[None])[0, -1]
+    for temperature, k in (("0", "5"), ("0.5", "4"), ("2", str(len(vocab)))):
+        page.locator("#temperature").fill(temperature)
+        page.locator("#top-k").fill(k)
+        kept = np.where(logits < np.sort(logits)[-int(k)], -np.inf, logits)
+        expected = softmax(kept / max(float(temperature), 1e-6))
+        shown = page.locator("#candidates .bar").evaluate_all(
+            "bars => bars.map(bar => parseFloat(bar.style.width) / 100)"
+        )
+        best = np.sort(expected)[::-1][: len(shown)]
+        assert shown == pytest.approx(best, abs=1e-3)
+
+
+def test_a_head_that_is_off_adds_nothing(opened):
+    page, model, vocab = opened()
+    ids = vocab.encode(TEXT)
+    whole = model.loss(ids[None, :-1], ids[None, 1:])
+    assert f"{whole:.3f} nats" in page.locator("#loss").inner_text()
+    page.get_by_role("checkbox", name="Layer 2, head 1 is on").uncheck()
+    kept = model.parameters["blocks.1.attention.out"].copy()
+    model.parameters["blocks.1.attention.out"][:8] = 0
+    assert logits_in(page) == pytest.approx(model.logits(ids[None])[0], abs=1e-3)
+    assert f"with all heads {whole:.3f}" in page.locator("#loss").inner_text()
+    page.get_by_role("checkbox", name="Layer 2, head 1 is on").check()
+    model.parameters["blocks.1.attention.out"][...] = kept
+    assert logits_in(page) == pytest.approx(model.logits(ids[None])[0], abs=1e-3)
 
 
 def test_any_text_is_shown_as_text(opened):
     page, *_ = opened(HOSTILE)
-    characters = "e => [...e.children].map(s => s.lastChild.data).join('')"
-    assert page.locator("#text").evaluate(characters) == HOSTILE
+    assert page.locator("#text").input_value() == HOSTILE
+    read = "[...document.querySelectorAll('#shown > span')].map(e => e.textContent).join('')"
+    assert page.evaluate(read) == HOSTILE + "\u200b"
+    page.locator("#text").fill("<img src=x onerror=alert(2)>")
     assert page.locator("img").count() == 0
 
 
-def test_a_large_model_and_a_long_text_stay_below_two_megabytes(tmp_path):
-    explore(
-        tmp_path / "a.html",
-        "To be, or not " * 18,
-        block_size=256,
-        n_layers=6,
-        n_heads=6,
-        d_model=48,
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_and_no_sideways_scrolling_on_a_phone(opened, scheme):
+    options = {"color_scheme": scheme, "viewport": {"width": 360, "height": 800}}
+    page, *_ = opened("To be, or\nnot " + "x" * 40, **options)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    colours = page.evaluate(
+        "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])"
     )
-    assert (tmp_path / "a.html").stat().st_size < 2_000_000
+    paper, ink = (sum(map(int, c[4:-1].split(","))) / 765 for c in colours)
+    assert (paper > 0.9 and ink < 0.2) if scheme == "light" else (paper < 0.2 and ink > 0.8)
+
+
+def test_the_page_runs_in_a_sandboxed_frame(opened, tmp_path):
+    page, *_ = opened()
+    frame = tmp_path / "frame.html"
+    frame.write_text('<iframe sandbox="allow-scripts" src="explore.html"></iframe>')
+    page.goto(frame.as_uri())
+    inside = page.frame_locator("iframe")
+    inside.locator("#text").fill("To be")
+    assert "character 5 of 5" in inside.locator("#says").inner_text()
+
+
+def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path):
+    model, vocab = model_of(TEXT)
+    model.flat[0] = 1e6  # half precision ends at 65504
+    pages = [tmp_path / "a.html", tmp_path / "b.html"]
+    for path in pages:
+        write_page(path, model, vocab, {"seconds": path.name}, "0" * 32, TEXT)
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    assert "://" not in pages[0].read_text()
+
+
+def test_the_time_of_a_keystroke(opened):
+    """Reported, not asserted: the default model with its context full."""
+    page, *_ = opened(TEXT, {"block_size": 128, "d_model": 256, "n_heads": 4, "n_layers": 2})
+    took = page.evaluate("""() => {
+        const full = data.text.repeat(9).slice(0, 127), times = [];
+        const time = does => { const start = performance.now(); does();
+                               document.body.offsetHeight; return performance.now() - start; };
+        text.value = full; read();
+        for (let i = 0; i < 40; i++) {
+            text.value = full + characters[i % V]; text.selectionStart = 128;
+            times.push([time(read), time(() => { pointed = i; show(); pointed = -1; })]);
+        }
+        return times; }""")
+    keystroke, pointer = np.median(took, axis=0)
+    print(f"\na keystroke {keystroke:.1f} ms, a move of the pointer {pointer:.1f} ms")

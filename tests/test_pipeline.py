@@ -202,7 +202,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
         "loss.png",
         "model",
         "attention.png",
-        "attention.html",
+        "explore.html",
     }
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]

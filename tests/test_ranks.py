@@ -88,7 +88,7 @@ def test_any_number_of_ranks_gives_the_same_bytes(encoded, alone, count, threads
 
 
 def test_dvc_repro_itself_runs_distributed_and_makes_the_same_bytes(finished):
-    everything = [*RESULTS, "samples.txt", "attention.png", "attention.html"]
+    everything = [*RESULTS, "samples.txt", "attention.png", "explore.html"]
     before = {name: (finished.path / "data" / name).read_bytes() for name in everything}
     finished.set_params(ranks={"launcher": "mpirun -n 2"})
     assert "on 2 ranks" in finished.run("dvc", "repro", "--force").stdout

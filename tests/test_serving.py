@@ -56,7 +56,7 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
                 ] == [*range(1, 21)]
                 assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
                 of = clones[run.data.params["train.seed"] == "2"].path / "data"
-                for name in ("weights.pkl", "samples.txt", "attention.html"):
+                for name in ("weights.pkl", "samples.txt", "explore.html"):
                     theirs = client.download_artifacts(run.info.run_id, name, tmp_path)
                     assert Path(theirs).read_bytes() == (of / name).read_bytes()
             assert len(list((tmp_path / "artifacts").rglob("samples.txt"))) == 2

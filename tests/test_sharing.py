@@ -90,7 +90,7 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
 
     colleague = clone(hub, tmp_path / "colleague", home)
     assert "Data and pipelines are up to date." in script(colleague, pull).stdout
-    for name in ("weights.pkl", "text.txt", "samples.txt", "attention.html"):
+    for name in ("weights.pkl", "text.txt", "samples.txt", "explore.html"):
         assert same(colleague.path / "data" / name, checkout.path / "data" / name)
 
     script(checkout, tag)
@@ -153,13 +153,7 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
         assert run.info.status == "FINISHED"
         assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 20
         names = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert {
-            "weights.pkl",
-            "samples.txt",
-            "attention.png",
-            "attention.html",
-            "loss.png",
-        } <= names
+        assert {"weights.pkl", "samples.txt", "attention.png", "explore.html", "loss.png"} <= names
         texts.add(Path(client.download_artifacts(run.info.run_id, "samples.txt")).read_text())
         weights = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
         assert run.data.tags["weights.md5"] == hashlib.md5(weights.read_bytes()).hexdigest()

@@ -71,7 +71,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
             "model",
             "samples.txt",
             "attention.png",
-            "attention.html",
+            "explore.html",
         }
         assert artifacts == made
     assert not list(encoded.path.glob("data/undelivered/*/"))

@@ -46,10 +46,12 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         expect(
             page.get_by_text("--- sample 1 of 2: temperature 0.8, top-k 20, seed 1 ---")
         ).to_be_visible()
-        page.get_by_text("attention.html", exact=True).click()
+        page.get_by_text("explore.html", exact=True).click()
         explorer = page.frame_locator("iframe")
-        explorer.locator("#text span").nth(2).hover()
-        expect(explorer.locator("#says")).to_contain_text("character 3 of 16")
+        explorer.locator("#text").fill("KING")
+        expect(explorer.locator("#says")).to_contain_text("character 4 of 4")
+        explorer.locator("#step").click()
+        expect(explorer.locator("#says")).to_contain_text("character 5 of 5")
         page.close()
 
 
