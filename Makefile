@@ -1,14 +1,16 @@
-# Every target first sets up its own environment, .venv, when something about it has changed.
+# Every target first sets up its own environment, .venv, when something about it has changed: two layers, each with a file
+# in .venv that says when: what `make repro` needs; and on top of it, when asked for, what only tests and tools need.
 PYTHON ?= python3
 SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
+QUICK := command_line layers model optimizer params sampler size trainer vocab weights
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup repro best test torture ui sample shakespeare bench lint clean notebook register
+.PHONY: help setup extras repro best check test torture ui sample explore shakespeare bench lint clean notebook register
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
@@ -19,23 +21,36 @@ help:
 	@echo "make register     put the trained weights into MLflow's model registry"
 	@echo "make notebook     run the notebook from top to bottom, and keep what it shows"
 	@echo "make test         run the tests"
+	@echo "make check        run those that need neither servers nor a browser, in about a minute"
 	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
 	@echo "make lint         check style and types"
 	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
 	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick to try it)"
 	@echo "make setup        only set up the environment, .venv"
+	@echo "make extras       add what remotes by SSH and S3, PostgreSQL and training on several ranks need"
 	@echo "make clean        remove what was built; corpora, runs and DVC's cache stay"
+
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": choose another with `make PYTHON=...`")'
-	@echo "Setting up .venv, which takes a few minutes the first time..."
+	@echo "Setting up .venv, which takes a minute or two the first time..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --requirement requirements.txt
+	@$(PIP) --no-deps --no-compile --requirement requirements.txt
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+.venv/.tests: requirements-tests.txt .venv/.installed
+	@echo "Adding to .venv what tests and tools need..."
+	@$(PIP) --no-deps --no-compile --requirement requirements-tests.txt
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
+	@touch $@
+
+extras: setup
+	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt --no-build-isolation --editable '.[remotes,mpi]'
 
 repro: setup
 	@$(BIN)/python -m pipeline.params
@@ -44,10 +59,14 @@ repro: setup
 best: setup
 	@$(BIN)/dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
 
-test: setup
+check: .venv/.tests
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(QUICK:%=tests/test_%.py)
+
+test: .venv/.tests
+	@sh tests/programs.sh
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-torture: setup
+torture: .venv/.tests
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py
 
 ui: setup
@@ -63,7 +82,7 @@ sample: setup
 explore: setup
 	@$(BIN)/python -m pipeline.explore
 
-notebook: setup
+notebook: .venv/.tests
 	@cd notebooks && ../$(BIN)/python -c 'import nbclient, nbformat; name = "inference_inspect.ipynb"; \
 		notebook = nbclient.execute(nbformat.read(name, 4), record_timing=False); nbformat.write(notebook, name)'
 
@@ -76,13 +95,14 @@ shakespeare: setup
 	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`'
 
 bench: setup
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
+	@$(PIP) --requirement benchmarks/requirements.txt
 	@$(BIN)/python -m benchmarks.bench $(ARGUMENTS)
 
-lint: setup
+lint: .venv/.tests
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/zizmor --quiet --offline --no-progress .github
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html

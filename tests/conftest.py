@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import mlflow
@@ -29,6 +30,8 @@ SMALL = {  # trains in a second or two
     "sample": {"count": 2, "length": 80},
     "plot_attention": {"prompt": "KING:\nWhat news?"},
 }
+
+CHROME_ON_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 
 # a job in the background ignores Ctrl-C, and hands that on
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -98,6 +101,35 @@ def pytest_collection_modifyitems(items):
         "ui",
     )
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in long)
+
+
+def skipped(config):
+    """For each reason, the files of the tests that were skipped."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    files = defaultdict(list)
+    for report in reporter.stats.get("skipped", ()) if reporter else ():
+        _, _, reason = report.longrepr
+        files[reason.removeprefix("Skipped: ")].append(Path(report.fspath).name)
+    return files
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Where everything can be had, a skip is a failure."""
+    if os.environ.get("CI") == "true" and skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config):
+    """The last line says what was skipped, and what would let it run."""
+    if reasons := skipped(config):
+        told = [
+            f"{len(files)} ({', '.join(sorted(set(files)))}) {reason}"
+            for reason, files in reasons.items()
+        ]
+        count = sum(map(len, reasons.values()))
+        print(f"{count} {'test was' if count == 1 else 'tests were'} skipped: {'; '.join(told)}")
 
 
 def made_once(factory, name, make):
@@ -206,7 +238,8 @@ def copy_of(checkout, path):
 def lend_environment(checkout):
     """Have make use this environment, rather than set up another."""
     (checkout.path / ".venv").symlink_to(sys.prefix)
-    (checkout.path / ".venv/.installed").touch()
+    for layer in (".installed", ".tests"):
+        (checkout.path / ".venv" / layer).touch()
 
 
 @pytest.fixture
@@ -229,8 +262,10 @@ def finished(finished_checkout, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = shutil.which("chromium")
-    assert chromium, "these tests need Chromium: `apt-get install chromium` on Debian"
+    names = ("chromium", "chromium-browser", "google-chrome", CHROME_ON_MACOS)
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if not chromium:
+        pytest.skip("without Chromium, which `apt-get install chromium` brings")
     quiet = [
         "--no-sandbox",
         "--disable-quic",

@@ -130,7 +130,10 @@ def main(folder, count, seed):
         outcomes[outcome] += 1
     signal.alarm(0)
     # Linux's own count: that of `resource` begins with the peak of whatever started this program.
-    peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+    if sys.platform == "linux":
+        peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # in bytes, on macOS
     refused, sound = outcomes["refused"], outcomes["sound"]
     print(f"{count} files: {refused} refused, {sound} sound; {peak} MiB of memory at most")
     assert outcomes["refused"] and outcomes["sound"], "or this tests nothing"

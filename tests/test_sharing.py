@@ -105,11 +105,11 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
 def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(published, tmp_path):
     checkout, _ = published
     with servers.ssh(tmp_path, tmp_path / "home") as port:
-        (tmp_path / "authorized_keys").write_text("")
+        servers.new_key(tmp_path / "home/.ssh/id_ed25519")
         checkout.run(
             "dvc", "remote", "add", "--default", "team", f"ssh://127.0.0.1:{port}{tmp_path}/remote"
         )
-        assert "authentication failures" in checkout.run("dvc", "push", code=255).stderr
+        assert "Permission denied for user" in checkout.run("dvc", "push", code=255).stderr
     assert not (tmp_path / "remote").exists()
 
 
