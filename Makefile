@@ -30,7 +30,7 @@ help:
 	@echo "make extras       add what remotes by SSH and S3, PostgreSQL and training on several ranks need"
 	@echo "make clean        remove what was built; corpora, runs and DVC's cache stay"
 
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
@@ -54,10 +54,10 @@ extras: setup
 
 repro: setup
 	@$(BIN)/python -m pipeline.params
-	@$(BIN)/dvc repro
+	@$(BIN)/python -m dvc repro
 
 best: setup
-	@$(BIN)/dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
+	@$(BIN)/python -m dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
 
 check: .venv/.tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(QUICK:%=tests/test_%.py)
@@ -71,7 +71,8 @@ torture: .venv/.tests
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
+	@$(BIN)/python -c 'from pipeline import store; store.connect()'  # which follows a checkout that was moved
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 register: setup
 	@$(BIN)/python -m pipeline.register
@@ -87,21 +88,21 @@ notebook: .venv/.tests
 		notebook = nbclient.execute(nbformat.read(name, 4), record_timing=False); nbformat.write(notebook, name)'
 
 shakespeare: setup
-	@$(BIN)/dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
+	@$(BIN)/python -m dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
 		|| { echo "error: $(SHAKESPEARE) is out of reach: fetch it on another machine and put it at data/shakespeare.txt"; exit 1; }
 	@$(BIN)/python -c 'import hashlib, sys; sys.exit(hashlib.sha256(open("data/shakespeare.tmp", "rb").read()).hexdigest() != "$(SHAKESPEARE_SHA256)")' \
 		|| { rm data/shakespeare.tmp; echo "error: what came from $(SHAKESPEARE) is not tiny Shakespeare: its sha256 differs"; exit 1; }
 	@mv data/shakespeare.tmp data/shakespeare.txt
-	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`'
+	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`, in a copy (--temp, --queue) with `--copy-paths data/shakespeare.txt` as well'
 
 bench: setup
 	@$(PIP) --requirement benchmarks/requirements.txt
 	@$(BIN)/python -m benchmarks.bench $(ARGUMENTS)
 
 lint: .venv/.tests
-	@$(BIN)/ruff check
-	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check
+	@$(BIN)/python -m ruff format --check
+	@$(BIN)/python -m mypy
 	@$(BIN)/zizmor --quiet --offline --no-progress .github
 
 clean:

@@ -8,9 +8,18 @@ MLflow: record (what it is to know), outbox (what waits for it), tracking (how i
 store (where it is), served_model (what it serves).
 """
 
+import hashlib
 import signal
 import sys
+from pathlib import Path
 
 # While a stage is being imported, let Ctrl-C end it without a traceback.
 if sys.argv[0] == "-m":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# Checksums of the code as it is imported: by the time a stage begins, somebody may have changed it.
+CODE = {
+    path.as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    for folder in ("baregpt", "pipeline")
+    for path in Path(folder).glob("*.py")
+}

@@ -4,7 +4,6 @@
 """
 
 import base64
-import hashlib
 import json
 import webbrowser
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.model import parameter_shapes
 from baregpt.weights import read_weights
+from pipeline.inputs import checksum
 from pipeline.stage import PRETRAINED, WEIGHTS, run
 
 HERE = Path(__file__).parent
@@ -50,15 +50,11 @@ def write_page(path, model, vocab, metadata, md5, text):
         file.write(page.replace("/* weights */", weights, 1).encode())
 
 
-def md5_of(path):
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
 def main():
     source = WEIGHTS if WEIGHTS.exists() else PRETRAINED
     model, vocab, metadata = read_weights(source)
     known = "".join(c for c in START if c in vocab.characters) or vocab.characters[:1]
-    write_page(PAGE, model, vocab, metadata, md5_of(source), metadata.get("excerpt") or known)
+    write_page(PAGE, model, vocab, metadata, checksum(source), metadata.get("excerpt") or known)
     print(f"{PAGE}: {source} in a page of {PAGE.stat().st_size / 1e6:.1f} MB")
     webbrowser.open(PAGE.resolve().as_uri())
 

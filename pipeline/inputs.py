@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import pipeline
 from pipeline.params import PARAMS, flat, read_yaml
 
 
@@ -22,7 +23,7 @@ class Inputs:
     whether it is still what it was in the beginning: else the wrong params would be recorded.
     """
 
-    def __init__(self, stage):
+    def __init__(self, stage, code=pipeline.CODE):
         self.stage, self.described = stage, read_yaml("dvc.yaml")["stages"][stage]
         params = flat(read_yaml(PARAMS))  # as it stands: what is wrong in it, `load_params` says
         sections = tuple(f"{name}." for name in self.described["params"])
@@ -30,7 +31,7 @@ class Inputs:
         self.values = {name: params[name] for name in its_own}
         for dep in self.described["deps"]:
             path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
-            self.values[path] = checksum(path)
+            self.values[path] = code.get(path) or checksum(path)
 
     def differences(self, former):
         """How these inputs differ from former ones, name -> value: in words, '' if they do not."""
@@ -43,7 +44,10 @@ class Inputs:
 
     def changes(self):
         """How what the stage reads differs from what it was; '' if it does not."""
-        return Inputs(self.stage).differences(self.values)
+        try:
+            return Inputs(self.stage, code={}).differences(self.values)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            return f"{PARAMS} or dvc.yaml ({' '.join(str(error).split())})"  # being written, say
 
     def check(self):
         """ValueError if anything that the stage reads has changed."""

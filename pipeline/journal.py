@@ -93,4 +93,5 @@ class Journal:
         self.record.finish(FINISHED)
         outbox.keep(self.record, [WEIGHTS, VOCAB, LOSS_PICTURE])
         outbox.deliver_or_warn()
-        checkpoint.remove(self.inputs)
+        if not self.inputs.changes():  # else the results will not be kept, but this is
+            checkpoint.remove(self.inputs)

@@ -46,11 +46,12 @@ def keep(record, files=(), name=None):
             file.write(json.dumps(vars(record)).encode())
 
 
-def add_to_run_of(weights, *paths):
+def add_to_run_of(weights, md5, *paths):
     """Have MLflow add files to the run that made these weights; or to a new one, if they came
-    alone.
+    alone. Nothing, if they are not those of this checksum any more: the stage will say so.
     """
-    md5 = checksum(weights)
+    if checksum(weights) != md5:
+        return
     record = Record("weights.md5", {"weights.md5": md5}, status=FINISHED, end=now())
     keep(record, [weights, *paths], f"{md5}-{paths[0].name}")
     deliver_or_warn()

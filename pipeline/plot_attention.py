@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from baregpt.files import atomic_write
 from baregpt.weights import read_weights
 from pipeline import outbox
-from pipeline.explore import md5_of, write_page
+from pipeline.explore import write_page
+from pipeline.inputs import checksum
 from pipeline.params import load_params
 from pipeline.stage import (
     ATTENTION_PICTURE,
@@ -31,7 +32,9 @@ def draw_attention(path, text, weights, title):
     n_heads = len(weights)
     columns = math.ceil(math.sqrt(n_heads))
     rows = math.ceil(n_heads / columns)
-    side = max(3.0, 0.16 * len(text))
+    full_size = max(3.0, 0.16 * len(text))
+    side = min(full_size, 60 / columns)  # a picture of 6,000 pixels at most
+    small = 9 * side / full_size
     figure = Figure(
         figsize=(columns * side + 1, rows * (side + 0.4)), dpi=100, layout="constrained"
     )
@@ -46,8 +49,8 @@ def draw_attention(path, text, weights, title):
             np.ma.array(weights[head], mask=future), cmap="viridis", norm=PowerNorm(0.5, 0, 1)
         )
         panel.set_title(f"head {head + 1}", fontsize=12)
-        panel.set_xticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
-        panel.set_yticks(range(len(text)), labels, fontfamily="monospace", fontsize=9)
+        panel.set_xticks(range(len(text)), labels, fontfamily="monospace", fontsize=small)
+        panel.set_yticks(range(len(text)), labels, fontfamily="monospace", fontsize=small)
         panel.tick_params(length=0, pad=2, labelbottom=True, labelleft=True)
         panel.spines[:].set_visible(False)
     figure.colorbar(image, ax=list(panels), label="attention weight", shrink=0.6)
@@ -61,6 +64,7 @@ def draw_attention(path, text, weights, title):
 
 def main():
     params = load_params().plot_attention
+    md5 = checksum(WEIGHTS)
     model, vocab, metadata = read_weights(WEIGHTS)
     prompt = prompt_or_excerpt(params.prompt, vocab, metadata)
     n_layers, block_size = model.config.n_layers, model.config.block_size
@@ -72,8 +76,8 @@ def main():
     layer = params.layer % n_layers
     title = f"Attention in layer {layer + 1} of {n_layers}"
     draw_attention(ATTENTION_PICTURE, prompt, weights[layer], title)
-    write_page(EXPLORE_PAGE, model, vocab, metadata, md5_of(WEIGHTS), prompt)
-    outbox.add_to_run_of(WEIGHTS, ATTENTION_PICTURE, EXPLORE_PAGE)
+    write_page(EXPLORE_PAGE, model, vocab, metadata, md5, prompt)
+    outbox.add_to_run_of(WEIGHTS, md5, ATTENTION_PICTURE, EXPLORE_PAGE)
 
 
 if __name__ == "__main__":

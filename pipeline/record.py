@@ -1,8 +1,9 @@
 """What MLflow is to know of a run, as JSON."""
 
-import dataclasses
 import time
 from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # statuses of a run
 
@@ -20,9 +21,9 @@ class Record:
     """
 
     key: str
-    tags: dict
-    params: dict = field(default_factory=dict)
-    metrics: list = field(default_factory=list)
+    tags: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     status: str = RUNNING
     start: int = field(default_factory=now)
     end: int | None = None
@@ -32,12 +33,12 @@ class Record:
         """A record from what was written of one, by this version or another: what is unknown is
         left out. ValueError if the rest makes no record.
         """
-        known = {entry.name for entry in dataclasses.fields(cls)}
         try:
-            record = cls(**{name: value for name, value in values.items() if name in known})
+            record = TypeAdapter(cls).validate_python(values)
             record.name  # noqa: B018 - it has one
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"it is no record of this version: {error}") from None
+        except (KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"it is no record of this version: {reason}") from None
         return record
 
     @property
@@ -48,7 +49,7 @@ class Record:
     def log(self, step, **values):
         """Note values of a step."""
         present = {name: value for name, value in values.items() if value is not None}
-        self.metrics += [[name, value, now(), step] for name, value in present.items()]
+        self.metrics += [(name, value, now(), step) for name, value in present.items()]
 
     def finish(self, status):
         """Note how the run has ended, and when."""

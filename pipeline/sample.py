@@ -4,12 +4,14 @@ from baregpt.files import atomic_write
 from baregpt.sampler import generate
 from baregpt.weights import read_weights
 from pipeline import outbox
+from pipeline.inputs import checksum
 from pipeline.params import load_params
 from pipeline.stage import SAMPLES, WEIGHTS, encode_prompt, prompt_or_excerpt, run
 
 
 def main():
     params = load_params().sample
+    md5 = checksum(WEIGHTS)
     model, vocab, metadata = read_weights(WEIGHTS)
     prompt = prompt_or_excerpt(params.prompt, vocab, metadata)
     encode_prompt(vocab, prompt, "sample.prompt")
@@ -23,7 +25,7 @@ def main():
     with atomic_write(SAMPLES) as file:
         file.write("\n".join(samples).encode())
     print(samples[0])
-    outbox.add_to_run_of(WEIGHTS, SAMPLES)
+    outbox.add_to_run_of(WEIGHTS, md5, SAMPLES)
 
 
 if __name__ == "__main__":

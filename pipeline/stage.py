@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import os
 import platform
 import signal
 import sys
@@ -48,6 +49,9 @@ def run(main, stage=None):
         main()
         if inputs:
             keep_outputs_if_unchanged(inputs)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # at once: DVC records the params as they are when this process is gone
     except FileNotFoundError as error:
         made_here = Path(str(error.filename)).parent == DATA
         hint = ": `dvc repro` makes it" if made_here else ""

@@ -3,6 +3,7 @@
 import os
 import re
 import uuid
+from pathlib import Path
 
 from pipeline import store
 from pipeline.params import flat
@@ -20,7 +21,8 @@ def describe_training(params, corpus_md5):
     tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus_md5})
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["mlflow.runName"] = name
-        if sweep := re.fullmatch(r"(.+)-\d+", name):  # as DVC names what it queues with one command
+        queued = Path.cwd() != store.HOME  # and so in a copy; DVC numbers what one command queues
+        if queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
             tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
     return tags, {name: str(value) for name, value in flat(params).items()}
 

@@ -1,5 +1,6 @@
 """What is recorded is what happened: in dvc.lock, in MLflow, and on disk."""
 
+import json
 import os
 import re
 import shutil
@@ -80,6 +81,45 @@ def test_inputs_that_change_while_training_are_not_recorded_as_its_own(finished,
         assert not (finished.path / "data" / name).exists()
     _, runs = mlflow_runs(finished)
     assert [run.info.status for run in runs] == ["FAILED", "FINISHED"]
+
+
+def test_code_that_changes_while_a_stage_starts_is_not_recorded_as_what_ran(encoded):
+    start = "import pathlib, runpy, pipeline; path = pathlib.Path('baregpt/optimizer.py')\n"
+    start += "path.write_text(path.read_text() + '# another')\n"
+    start += "runpy.run_module('pipeline.train', run_name='__main__')\n"
+    err = encoded.run("python", "-c", start, code=1).stderr
+    assert "error: baregpt/optimizer.py changed while `train` ran" in err
+    assert not (encoded.path / "data/weights.pkl").exists()
+
+
+def test_params_that_change_when_training_has_ended_leave_its_checkpoint(encoded):
+    encoded.set_params(**QUICK)
+    process = encoded.start("python", "-m", "pipeline.train", start_new_session=True)
+    paused_after(process, "was best")
+    change_rate(encoded)
+    _, err = go_on(process)
+    assert process.returncode == 1
+    assert "changed while `train` ran" in err
+    assert not (encoded.path / "data/weights.pkl").exists()
+    encoded.set_params(train={"learning_rate": 0.005})
+    assert "after step 300" in encoded.stage("train").stdout
+    assert (encoded.path / "data/weights.pkl").exists()
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml"])
+def test_a_file_that_is_being_written_does_not_end_training(encoded, name):
+    encoded.set_params(**QUICK)
+    before = (encoded.path / name).read_text()
+    process = encoded.start("python", "-m", "pipeline.train", start_new_session=True)
+    paused_after(process, "step 20:")
+    (encoded.path / name).write_text("")
+    os.killpg(process.pid, signal.SIGCONT)
+    until(process, "step 40:")
+    (encoded.path / name).write_text(before)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert "params.yaml or dvc.yaml" in err
 
 
 def test_who_puts_the_params_back_keeps_what_was_trained(finished):
@@ -216,10 +256,18 @@ def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp
     assert files_under(moved.path) == before
 
 
-def test_a_record_of_another_version_waits_and_stops_nothing(encoded):
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"shape": "unheard of"},
+        {"key": "training", "tags": {"training": "old"}, "start": "2026-11-22T10:00"},
+        {"key": "training", "tags": {"training": "old"}, "metrics": [["loss", 1.0]]},
+    ],
+)
+def test_a_record_of_another_version_waits_and_stops_nothing(encoded, record):
     folder = encoded.path / "data/undelivered/other"
     folder.mkdir(parents=True)
-    (folder / "record.json").write_text('{"shape": "unheard of"}')
+    (folder / "record.json").write_text(json.dumps(record))
     err = encoded.stage("train").stderr
     assert err.startswith("warning: data/undelivered/other cannot be delivered, and stays as it is")
     assert err.count("\n") == 1
