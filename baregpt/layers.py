@@ -3,10 +3,11 @@
 A layer is two functions: `name(x, ...) -> y, cache` and `name_backward(dy, cache) -> dx,
 gradients`. `dy` is the derivative of the loss with respect to `y` and has its shape; `gradients`
 has one for each of the layer's own parameters, by its name. A backward pass is its forward pass
-read in reverse, by three rules: y = x W gives dx = dy Wᵀ and dW = xᵀ dy; a sum hands dy on to each
-of its terms; what was used in several places collects from all of them.
+read in reverse, by four rules: y = x W gives dx = dy Wᵀ and dW = xᵀ dy; y = f(x), element by
+element, gives dx = dy · f'(x); a sum hands dy on to each of its terms; what was used in several
+places collects from all of them.
 
-Four are only steps of a layer, without parameters, and shorter for it: `softmax` and `dropout`
+Four are only steps of a layer and have no parameters, so they return less: `softmax` and `dropout`
 cache just the array that their mirror needs, `rotate` is its own mirror with other angles, and
 `cross_entropy`, where the loss is, has no dy.
 
@@ -44,18 +45,19 @@ def embedding_backward(dy, cache):
     return None, {"tokens": one_hot.astype(dy.dtype) @ dy, "positions": positions}
 
 
-def row_mean(x, y):
-    """Mean over each row of x · y: (N, D), (N, D) or (D,) -> (N, 1)."""
-    return np.vecdot(x, y)[:, None] / x.shape[1]
+def mean_of_products(a, b):
+    """Mean of a · b over each row: a (N, D), b (N, D) or (D,) -> (N, 1)."""
+    return np.vecdot(a, b)[:, None] / a.shape[1]
 
 
 def layer_norm(x, gain, bias):
-    """y = gain · n + bias with n = (x - mean) / std, by row: (N, D) -> (N, D).
+    """y = gain · n + bias with n = (x - mean) / std and std = √(variance + ε), by row.
 
-    Ba et al. 2016, arXiv:1607.06450.
+    x (N, D), gain (D,), bias (D,) -> (N, D). Ba et al. 2016, arXiv:1607.06450, who leave out the ε
+    that keeps a row of equal numbers from a division by zero.
     """
     centered = x - x.sum(axis=1, keepdims=True) / x.shape[1]
-    inverse_std = (row_mean(centered, centered) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
+    inverse_std = (mean_of_products(centered, centered) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
     normalized = np.multiply(centered, inverse_std, out=centered)  # n, (N, D)
     y = normalized * gain + bias
     return y, Cache(normalized=normalized, inverse_std=inverse_std, gain=gain)
@@ -64,13 +66,14 @@ def layer_norm(x, gain, bias):
 def layer_norm_backward(dy, cache):
     """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain.
 
-    What would move the mean or the std of a row cannot pass. mean(dn) is mean(dy · gain), one
-    product without a pass over dn.
+    x is used three times: as itself, which gives dn / std; in the mean, which takes mean(dn) off;
+    and in std, whose derivative is n / D, and which collects -Σ dn · n / std. mean(dn) is worked
+    out as mean(dy · gain), one product without a pass over dn.
     """
     dnormalized = dy * cache.gain
-    along_mean = row_mean(dy, cache.gain)
-    along_std = row_mean(dnormalized, cache.normalized)
-    dx = (dnormalized - along_mean - cache.normalized * along_std) * cache.inverse_std
+    mean_dn = mean_of_products(dy, cache.gain)
+    mean_dn_n = mean_of_products(dnormalized, cache.normalized)
+    dx = (dnormalized - mean_dn - cache.normalized * mean_dn_n) * cache.inverse_std
     return dx, {"gain": np.einsum("nd,nd->d", dy, cache.normalized), "bias": dy.sum(axis=0)}
 
 
@@ -125,7 +128,7 @@ def softmax(x):
 
 
 def softmax_backward(dy, y):
-    """dx = y · (dy - Σ dy · y)."""
+    """dx = y · (dy - Σ dy · y), y being what `softmax` returned."""
     return (dy - np.vecdot(dy, y)[..., None]) * y
 
 
@@ -142,7 +145,7 @@ def causal_blocks(length, total):
     """Blocks of T queries, the last of S positions, each with the keys that any of it may see: a
     list of pairs of slices (queries, keys).
 
-    Causality forbids half of all scores, and by blocks most of them are not computed at all: with
+    Causality forbids half of all scores, and by blocks half of these or more are not computed: with
     blocks of 64 a quarter of the scores at T = 128, 3/8 at T = 256. Inside a block a mask does it.
     """
     stops = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
@@ -161,7 +164,8 @@ def attention(x, qkv, out, n_heads, length, turns=None, past=None):
     5. y = joined W_out                                     out (D, D)
 
     A score sums d products, whose variance is about 1 each: divided by √d, it has variance 1 too,
-    and softmax does not start at its flat ends. The query is divided, since it is smallest.
+    and softmax does not start at its flat ends. The query is divided rather than the scores: it has
+    d numbers a row, they have T.
 
     `turns` rotate queries and keys. `past` (2, B, H, S, d) holds the keys and values of S - T
     earlier positions, to be attended to as well, and room for those of these T, which are put
@@ -225,10 +229,11 @@ def attention_map(cache):
 
 
 def convolution(x, w, length, past=None):
-    """Let each position see the three before it: y[t] = x[t] + Σ_k w[k] · x[t - k], k = 0 to 3, by
-    sequence and number: (N, D) -> (N, D), w (4, D). Without w, nothing happens.
+    """Let each position see the three before it: y[t] = x[t] + Σ_k w[k] · x[t - k], k = 0 to 3, for
+    each of the D numbers on its own: (N, D) -> (N, D), w (4, D). Without w, nothing happens.
 
-    Depthwise and causal, as in Primer (So et al. 2021, arXiv:2109.08668). `past` (B, 3 + T, D)
+    Depthwise and causal, after Primer (So et al. 2021, arXiv:2109.08668), whose own is 3 wide and
+    follows the products for queries, keys and values. `past` (B, 3 + T, D)
     holds what the three earlier positions had as x, and room for these T; else there was nothing.
     """
     if w is None:
@@ -261,8 +266,8 @@ def convolution_backward(dy, cache):
 def dropout(x, rate, random):
     """Zero each number with probability `rate`, scale the others to keep the mean: any shape.
 
-    Srivastava et al. 2014. Its mirror is to multiply dy by the same mask; without `random` there
-    is no mask, and nothing happens.
+    Srivastava et al. 2014, with the scaling done while training. Its mirror is to multiply dy by
+    the same mask; without `random` there is no mask, and nothing happens.
     """
     if random is None:
         return x, None

@@ -89,7 +89,7 @@ class Past:
 class GPT:
     """A decoder-only Transformer with hand-derived gradients: GPT-2 (Radford et al. 2019) at toy
     size, but without a LayerNorm before the head, without biases in attention, and with a head of
-    its own where GPT-2 uses the token embedding again.
+    its own, with a bias, where GPT-2 uses the token embedding again.
 
     `parameters` maps name -> array, views of the one buffer `flat`, so that clipping is one dot
     product and a copy of the whole model one assignment; `n_parameters` counts the numbers. The
