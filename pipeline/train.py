@@ -164,7 +164,8 @@ def finish(model, vocab, validation_loss, corpus, validation_ids, settings, prog
     draw_curves(LOSS_PICTURE, train_curve, validation_curve)
     with atomic_write(METRICS) as file:
         file.write(json.dumps(metrics, indent=2).encode() + b"\n")
-    print(f"step {best_step} was best: validation loss {validation_loss:.4f} over the whole split")
+    found = f"validation loss {validation_loss:.4f} over the whole split"
+    print(f"step {best_step} was best: {found}", flush=True)
     return metrics
 
 
