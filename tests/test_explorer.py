@@ -4,11 +4,13 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from playwright.sync_api import expect
 
 from baregpt import GPT, Config, Vocab
 from baregpt.layers import block, embedding, softmax
 from pipeline.explore import write_page
+from pipeline.plot_attention import draw_attention
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
 TEXT = "To be, or\nnot to be"
@@ -269,3 +271,10 @@ def test_the_time_of_a_keystroke(opened):
         return times; }""")
     keystroke, pointer = np.median(took, axis=0)
     print(f"\na keystroke {keystroke:.1f} ms, a move of the pointer {pointer:.1f} ms")
+
+
+def test_the_picture_of_a_long_text_stays_of_bounded_size(tmp_path):
+    """512 characters with 8 heads once took 4.2 GB."""
+    draw_attention(tmp_path / "picture.png", "a" * 400, np.tri(400)[None] / 400, "Attention")
+    height, width, _ = imread(tmp_path / "picture.png").shape
+    assert 5000 < max(height, width) < 6500
