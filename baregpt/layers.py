@@ -233,12 +233,12 @@ def convolution(x, w, length, past=None):
     each of the D numbers on its own: (N, D) -> (N, D), w (4, D). Without w, nothing happens.
 
     Depthwise and causal, after Primer (So et al. 2021, arXiv:2109.08668), whose own is 3 wide and
-    follows the products for queries, keys and values. `past` (B, 3 + T, D)
-    holds what the three earlier positions had as x, and room for these T; else there was nothing.
+    follows the products for queries, keys and values. `past` (B, 3 + T, D) holds what the three
+    earlier positions had as x, and room for these T, which are put there; else there was nothing.
     """
     if w is None:
         return x, None
-    sequences = x.reshape(-1, length, x.shape[1])
+    sequences = x.reshape(-1, length, x.shape[1])  # (B, T, D)
     if past is None:
         past = np.zeros((len(sequences), REACH + length, x.shape[1]), x.dtype)
     past[:, REACH:] = sequences
@@ -252,7 +252,7 @@ def convolution_backward(dy, cache):
     """dx[t] = dy[t] + Σ_k w[k] · dy[t + k], dw[k] = Σ_t dy[t] · x[t - k]."""
     if cache is None:
         return dy, {}
-    dsequences = dy.reshape(len(cache.seen), -1, dy.shape[1])
+    dsequences = dy.reshape(len(cache.seen), -1, dy.shape[1])  # (B, T, D)
     length = dsequences.shape[1]
     dx = dsequences.copy()
     dw = np.empty_like(cache.w)
@@ -283,9 +283,12 @@ def dropout_backward(dy, mask):
 def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
     """One Transformer block: (N, D) -> (N, D), with p its parameters by name.
 
-    middle = x + dropout(attention(mix(layer_norm(x)))), y = middle + dropout(mlp(mix(layer_norm(
-    middle)))), where mix is a convolution, if p has its weights. `past` (optional) has as `heads`
-    what attention, as `inputs` what the two convolutions need to know of earlier positions.
+    middle = x + dropout(attention(convolution(layer_norm(x))))
+    y = middle + dropout(mlp(convolution(layer_norm(middle))))
+
+    Without weights for them in p the convolutions do nothing. `past` has what is to be known of
+    earlier positions: heads (2, B, H, S, d) for attention, inputs (2, B, 3 + T, D), one for each
+    convolution.
     """
     heads, inputs = (past.heads, past.inputs) if past else (None, (None, None))
     cache = Cache()
