@@ -15,7 +15,7 @@ def schedule(step, settings):
 
 
 def orthogonalize(matrix):
-    """Move all singular values of a matrix close to 1: four Newton-Schulz steps with the
+    """Move all singular values of a matrix close to 1: five Newton-Schulz steps with the
     coefficients of Muon.
     """
     if len(matrix) > matrix.shape[1]:
@@ -23,7 +23,7 @@ def orthogonalize(matrix):
     x = matrix / (np.linalg.norm(matrix) + 1e-7)
     gram = x @ x.T
     total = np.eye(len(x), dtype=x.dtype)
-    for _ in range(4):  # x <- (a + b xxᵀ + c (xxᵀ)²) x, worked out on the small xxᵀ alone
+    for _ in range(5):  # x <- (a + b xxᵀ + c (xxᵀ)²) x, worked out on the small xxᵀ alone
         factor = -4.7750 * gram + 2.0315 * gram @ gram
         factor.flat[:: len(x) + 1] += 3.4445
         total = factor @ total
@@ -71,13 +71,16 @@ class Optimizer:
         p -= rate * m / (np.sqrt(v / (1 - s.beta2**step)) + 1e-8)
 
     def muon(self, name, gradient, step, scale):
-        """The direction looks ahead, as Nesterov's momentum does. Weight decay is apart from the
-        gradient (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        """The direction looks ahead, as Nesterov's momentum does; queries, keys and values are
+        matrices of their own. Weight decay is apart from the gradient (Loshchilov and Hutter 2019,
+        arXiv:1711.05101).
         """
         p, m = self.parameters[name], self.mean[name]
         m += (1 - MUON_MOMENTUM) * (gradient - m)
-        direction = orthogonalize(gradient + MUON_MOMENTUM * (m - gradient))
-        stretch = max(1, p.shape[1] / len(p)) ** 0.5
+        ahead = gradient + MUON_MOMENTUM * (m - gradient)
+        parts = np.split(ahead, 3 if name.endswith(".qkv") else 1, axis=1)
+        direction = np.hstack([orthogonalize(part) for part in parts])
+        stretch = max(1, parts[0].shape[1] / len(p)) ** 0.5
         rate = scale * self.settings.muon_learning_rate
         p *= 1 - rate * self.settings.muon_weight_decay
         p -= rate * stretch * direction
