@@ -36,7 +36,9 @@ class Optimizer:
     -> array.
 
     With a `muon_learning_rate`, the matrices of the blocks are trained by Muon instead (Jordan et
-    al. 2024): momentum whose step is orthogonalized, so that it is as long in all directions.
+    al. 2024): momentum whose step is orthogonalized, so that it is as long in all directions. With
+    a `weight_decay` they also shrink in each step, by the rate times that: apart from the gradient
+    (Loshchilov and Hutter 2019, arXiv:1711.05101).
     """
 
     def __init__(self, parameters, settings):
@@ -49,31 +51,32 @@ class Optimizer:
         """Take step number `step`, from 1, along the gradients; `parallel_map` may spread the work
         over threads.
         """
-        scale = schedule(step, self.settings)
+        s = self.settings
 
         def update_parameter(name):
             is_matrix = name.endswith((".qkv", ".out", ".w1", ".w2"))
-            by_muon = self.settings.muon_learning_rate and is_matrix
+            by_muon = s.muon_learning_rate and is_matrix
+            rate = schedule(step, s) * (s.muon_learning_rate if by_muon else s.learning_rate)
+            if s.weight_decay and is_matrix:
+                self.parameters[name] *= 1 - rate * s.weight_decay
             rule = self.muon if by_muon else self.adam
-            rule(name, gradients[name], step, scale)
+            rule(name, gradients[name], step, rate)
 
         list(parallel_map(update_parameter, self.parameters))
 
-    def adam(self, name, gradient, step, scale):
+    def adam(self, name, gradient, step, rate):
         """Both averages started at zero: hence the divisors."""
         p, m, v = self.parameters[name], self.mean[name], self.square[name]
-        s = self.settings
-        m *= s.beta1
-        m += (1 - s.beta1) * gradient
-        v *= s.beta2
-        v += (1 - s.beta2) * gradient * gradient
-        rate = scale * s.learning_rate / (1 - s.beta1**step)
-        p -= rate * m / (np.sqrt(v / (1 - s.beta2**step)) + 1e-8)
+        beta1, beta2 = self.settings.beta1, self.settings.beta2
+        m *= beta1
+        m += (1 - beta1) * gradient
+        v *= beta2
+        v += (1 - beta2) * gradient * gradient
+        p -= rate / (1 - beta1**step) * m / (np.sqrt(v / (1 - beta2**step)) + 1e-8)
 
-    def muon(self, name, gradient, step, scale):
+    def muon(self, name, gradient, step, rate):
         """The direction looks ahead, as Nesterov's momentum does; queries, keys and values are
-        matrices of their own. Weight decay is apart from the gradient (Loshchilov and Hutter 2019,
-        arXiv:1711.05101).
+        matrices of their own.
         """
         p, m = self.parameters[name], self.mean[name]
         m += (1 - MUON_MOMENTUM) * (gradient - m)
@@ -81,6 +84,4 @@ class Optimizer:
         parts = np.split(ahead, 3 if name.endswith(".qkv") else 1, axis=1)
         direction = np.hstack([orthogonalize(part) for part in parts])
         stretch = max(1, parts[0].shape[1] / len(p)) ** 0.5
-        rate = scale * self.settings.muon_learning_rate
-        p *= 1 - rate * self.settings.muon_weight_decay
         p -= rate * stretch * direction

@@ -18,7 +18,7 @@ class Training:
     Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one
     fixed order: shards set how many threads can help, and with the last bits of the result; threads
     change no bit of it. Learning rates are those at the top of the schedule. If Muon has one, it
-    trains the matrices of the blocks, Adam the rest.
+    trains the matrices of the blocks, Adam the rest; those matrices alone decay.
     """
 
     steps: int = 1500
@@ -26,7 +26,7 @@ class Training:
     shards: int = 4
     learning_rate: float = 5e-3
     muon_learning_rate: float = 0.0
-    muon_weight_decay: float = 0.0
+    weight_decay: float = 0.0
     warmup_steps: int = 100
     beta1: float = 0.9
     beta2: float = 0.99

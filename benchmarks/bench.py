@@ -149,6 +149,33 @@ def sampling(count, streams=1):
     return lambda: list(itertools.islice(stream, count)) and None
 
 
+def sampling_products(count, streams):
+    """Nothing but the matrix products of as many characters, each from memory that the others have
+    driven out of the cache: all weights, and keys and values of a context as full as it is on
+    average.
+    """
+    model, _ = prepare(DEFAULT)
+    T, D, H = DEFAULT["block_size"], DEFAULT["d_model"], DEFAULT["n_heads"]
+    full = T * 5 // 8  # it is cut to a quarter whenever it is full
+    row, wide = np.ones((streams, D), np.float32), np.ones((streams, 4 * D), np.float32)
+    query = np.ones((streams, H, 1, D // H), np.float32)
+    weights = np.ones((streams, H, 1, full), np.float32)
+    products = []
+    for block in model.blocks:
+        key, value = np.ones((2, streams, H, T, D // H), np.float32)[:, :, :, :full]
+        products += [(row, block["attention.qkv"]), (query, key.swapaxes(2, 3)), (weights, value)]
+        products += [(row, block["attention.out"]), (row, block["mlp.w1"]), (wide, block["mlp.w2"])]
+    products.append((row, model.parameters["head.weight"]))
+    outputs = [a @ b for a, b in products]
+
+    def multiply():
+        for _ in range(count):
+            for (a, b), out in zip(products, outputs):
+                np.matmul(a, b, out=out)
+
+    return multiply
+
+
 def pytorch_sampling(count, cached):
     import torch
 
@@ -163,7 +190,10 @@ def pytorch_sampling(count, cached):
     return lambda: list(itertools.islice(stream, count)) and None
 
 
-CONTENDERS = {f.__name__: f for f in (ours, pytorch, matrix_products, sampling, pytorch_sampling)}
+CONTENDERS = {
+    f.__name__: f
+    for f in (ours, pytorch, matrix_products, sampling, sampling_products, pytorch_sampling)
+}
 
 
 def serve(connection, name, arguments):
@@ -275,6 +305,8 @@ def measure(quick):
     contenders = {
         "baregpt": ("sampling", {"count": 192}),
         "baregpt, 16 streams": ("sampling", {"count": 96, "streams": 16}),
+        "products alone": ("sampling_products", {"count": 192, "streams": 1}),
+        "products alone, 16 streams": ("sampling_products", {"count": 96, "streams": 16}),
         "PyTorch with a cache": ("pytorch_sampling", {"count": 192, "cached": True}),
         "PyTorch without": ("pytorch_sampling", {"count": 48, "cached": False}),
     }

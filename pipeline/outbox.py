@@ -25,7 +25,7 @@ from pipeline.stage import DATA, STOPS
 
 UNDELIVERED = Path(os.path.relpath(store.HOME / DATA / "undelivered"))
 KEEPING = FileLock(UNDELIVERED / "keeping.lock", timeout=60)  # never held while MLflow is asked
-PATIENCE = 20  # seconds that a delivery may take before training stops waiting for deliveries
+PATIENCE = 60  # seconds that a delivery may take before training stops waiting for deliveries
 
 
 def owner(name):

@@ -49,7 +49,7 @@ class Train(Section):
     shards: PositiveInt
     learning_rate: PositiveFloat
     muon_learning_rate: Annotated[float, Field(ge=0)]
-    muon_weight_decay: Decay
+    weight_decay: Annotated[float, Field(ge=0)]
     warmup_steps: NonNegative
     beta1: Decay
     beta2: Decay

@@ -63,14 +63,29 @@ def test_muon_trains_the_matrices_of_the_blocks_and_adam_the_rest():
         assert (both[name] == adam[name]).all()
 
 
-def test_weight_decay_shrinks_the_matrices_by_the_rate_alone():
+def test_muon_takes_queries_keys_and_values_as_matrices_of_their_own():
+    random = np.random.default_rng(0)
+    start, gradient = random.normal(size=(4, 12)), random.normal(size=(4, 12))
+    parameters = {"blocks.0.attention.qkv": start.copy()}
+    settings = dataclasses.replace(SETTINGS, muon_learning_rate=0.02)
+    Optimizer(parameters, settings).update({"blocks.0.attention.qkv": gradient}, 1)
+    # all three are square, so that none is stretched; orthogonalizing minds no factor
+    parts = [orthogonalize(part) for part in np.split(gradient, 3, axis=1)]
+    expected = start - 0.02 * shares()[0] * np.hstack(parts)
+    assert parameters["blocks.0.attention.qkv"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("muon", "rate"), [(0.0, 0.1), (0.02, 0.02)])
+def test_weight_decay_shrinks_the_matrices_of_the_blocks_by_the_rate_alone(muon, rate):
     start = np.random.default_rng(0).normal(size=(4, 4))
-    parameters = {"blocks.0.mlp.w1": start.copy(), "blocks.0.conv1.weight": start.copy()}
+    names = "blocks.0.mlp.w1", "blocks.0.conv1.weight", "head.weight"
+    parameters = {name: start.copy() for name in names}
     nothing = {name: np.zeros_like(start) for name in parameters}
-    settings = dataclasses.replace(SETTINGS, muon_learning_rate=0.02, muon_weight_decay=0.5)
+    settings = dataclasses.replace(SETTINGS, muon_learning_rate=muon, weight_decay=0.5)
     Optimizer(parameters, settings).update(nothing, 1)
-    assert parameters["blocks.0.mlp.w1"] == pytest.approx(start * (1 - 0.02 * shares()[0] * 0.5))
-    assert (parameters["blocks.0.conv1.weight"] == start).all()
+    assert parameters[names[0]] == pytest.approx(start * (1 - rate * shares()[0] * 0.5))
+    for name in names[1:]:
+        assert (parameters[name] == start).all()
 
 
 def test_the_schedule_warms_up_and_falls_in_a_straight_line():

@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 import servers
 from conftest import Checkout, made_once, mlflow_runs
@@ -50,25 +51,16 @@ def alone(encoded_checkout, tmp_path_factory):
 
 
 def processes(path):
-    """The ids of all processes that work in a folder."""
-    ids = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.readlink(process / "cwd") == str(path):
-                ids.append(int(process.name))
-        except OSError:  # it has just ended, or is not ours
-            continue
-    return ids
+    """All processes that work in a folder: id -> arguments."""
+    # None: it has just ended, or is not ours
+    everywhere = psutil.process_iter(["cwd", "cmdline"])
+    return {p.pid: p.info["cmdline"] for p in everywhere if p.info["cwd"] == str(path)}
 
 
 def ranks_of(checkout):
     """Process ids of the ranks, in the order in which they were started."""
-    ids = [
-        i
-        for i in processes(checkout.path)
-        if b"--rank" in Path(f"/proc/{i}/cmdline").read_bytes().split(b"\0")
-    ]
-    return sorted(i for i in ids if b"mpirun" not in Path(f"/proc/{i}/cmdline").read_bytes())
+    found = processes(checkout.path).items()
+    return sorted(i for i, words in found if "--rank" in words and "mpirun" not in " ".join(words))
 
 
 @pytest.mark.parametrize(("count", "threads"), [(1, 2), (4, 1)])
@@ -258,10 +250,9 @@ class Hosts:
     def __exit__(self, *_):
         for name in self.names:  # whatever still runs there
             pids = subprocess.check_output(["ip", "netns", "pids", name], text=True)
-            for process in pids.split():
-                # but the servers, which end below
-                if b"-D" not in Path(f"/proc/{process}/cmdline").read_bytes():
-                    os.kill(int(process), signal.SIGKILL)
+            for process in map(psutil.Process, map(int, pids.split())):
+                if "-D" not in process.cmdline():  # but the servers, which end below
+                    process.kill()
         self.stack.close()
 
     def key(self, name):
