@@ -45,6 +45,6 @@ def test_it_is_stored_with_its_pictures_and_nothing_else(stored):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     pictures = [kind for kinds in outputs(stored) for kind in kinds if "image/png" in kind]
     assert len(pictures) == 5
-    assert "data/pretrained.pkl: 3,253,825 parameters" in code[0].outputs[0].text
+    assert "data/pretrained.pkl: 2,747,969 parameters" in code[0].outputs[0].text
     assert not any(cell.metadata for cell in stored.cells)
     assert (ROOT / "notebooks" / NAME).stat().st_size < 1 << 19
