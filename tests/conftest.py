@@ -33,8 +33,9 @@ SMALL = {  # trains in a second or two
 
 CHROME_ON_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 
-# a job in the background ignores Ctrl-C, and hands that on
+# a job in the background ignores Ctrl-C, one under nohup SIGHUP, and both hand that on
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Checkout:
@@ -167,12 +168,13 @@ def small_checkout(tmp_path_factory):
         plays = path / "data/plays.txt"
         plays.write_text(plays.read_text()[:100_000])  # scored in a second
         checkout.set_params(**SMALL)
-        identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
         # or each start of a stage does it anew
         checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")
         checkout.run("git", "init", "-q")
+        for name in ("user.name", "user.email"):  # as docs/experiments.md says
+            checkout.run("git", "config", name, "test@example.org")
         checkout.run("git", "add", "-A")
-        checkout.run("git", *identity, "commit", "-qm", "A small model")
+        checkout.run("git", "commit", "-qm", "A small model")
 
     return made_once(tmp_path_factory, "small", make)
 

@@ -3,6 +3,7 @@
 # skipped, and say so.
 missing=
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v curl >/dev/null || missing="$missing curl"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v ssh >/dev/null || missing="$missing openssh-client"
 [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+import urllib.request
 
 import pytest
 import yaml
@@ -150,8 +151,6 @@ def test_params_that_training_does_not_read_may_change_meanwhile(finished):
 
 @pytest.mark.parametrize(("how", "name"), [("--temp", "mlflow.db"), ("--queue", "other.db")])
 def test_a_relative_store_means_this_checkout(finished, how, name):
-    for key in ("user.name", "user.email"):
-        finished.run("git", "config", key, "test@example.org")
     finished.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{name}"
     finished.run("dvc", "exp", "run", how, "--name", "gpt-2", "-S", "train.seed=7")
     if how == "--queue":
@@ -180,8 +179,6 @@ def artifact(checkout, run, name):
 
 def test_a_corpus_that_git_ignores_can_be_swept(finished):
     """By the two ways that docs/experiments.md gives."""
-    for name in ("user.name", "user.email"):
-        finished.run("git", "config", name, "test@example.org")
     corpus = finished.path / "data/shakespeare.txt"
     corpus.write_text((finished.path / "data/plays.txt").read_text()[::-1])
     temp = ("dvc", "exp", "run", "--temp")
@@ -222,9 +219,11 @@ def served(checkout, log):
     options = {"cwd": checkout.path, "env": environment}
     ping = f"http://127.0.0.1:{port}/ping"
     with running(command, lambda: fetch(ping) is not None, log, **options):
-        data = '{"inputs": {"prompt": ["KING:"]}, "params": {"length": 5}}'
-        ask = ["curl", "-sS", f"http://127.0.0.1:{port}/invocations", "--data", data]
-        return subprocess.check_output([*ask, "--header", "Content-Type: application/json"])
+        question = b'{"inputs": {"prompt": ["KING:"]}, "params": {"length": 5}}'
+        headers = {"Content-Type": "application/json"}
+        address = f"http://127.0.0.1:{port}/invocations"
+        request = urllib.request.Request(address, question, headers)
+        return urllib.request.urlopen(request).read()
 
 
 def files_under(folder):
