@@ -3,6 +3,7 @@
 # skipped, and say so.
 missing=
 command -v chromium >/dev/null || missing="$missing chromium"
+ldconfig -p 2>/dev/null | grep -q libatomic.so.1 || missing="$missing libatomic1" # for what drives the browser
 command -v curl >/dev/null || missing="$missing curl"
 command -v ip >/dev/null || missing="$missing iproute2"
 command -v ssh >/dev/null || missing="$missing openssh-client"
