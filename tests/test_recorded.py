@@ -330,8 +330,9 @@ def test_a_disk_that_is_full_is_one_line(encoded, small_disk):
     (small_disk / "filler").unlink()
     checkout.set_params(train={"steps": 300})
     assert "not used" in checkout.stage("train").stdout
-    _, runs = mlflow_runs(checkout)
-    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
+    later, former = [run.info.status for run in mlflow_runs(checkout)[1]]
+    assert later == "FINISHED"
+    assert former in ("FAILED", "KILLED")  # the former, if a last record still found room
 
 
 def test_ctrl_c_during_a_delivery_leaves_no_lock_behind(encoded):
