@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 help:
 	@echo "make repro        rebuild everything, from the corpus to the attention maps"
-	@echo "make best         train with the recipe for half an hour, recipes/best.txt, as a DVC experiment"
+	@echo "make best         train with the recipe in recipes/best.txt, as a DVC experiment"
 	@echo "make sample       have the trained model write, in the terminal"
 	@echo "make explore      open the page in which the model runs, made for the trained weights, else the included ones"
 	@echo "make ui           look at the runs in the MLflow UI"

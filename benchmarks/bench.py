@@ -150,9 +150,9 @@ def sampling(count, streams=1):
 
 
 def sampling_products(count, streams):
-    """Nothing but the matrix products of as many characters, each from memory that the others have
-    driven out of the cache: all weights, and keys and values of a context as full as it is on
-    average.
+    """Nothing but the matrix products of as many characters, none from the core's own cache, which
+    the others have filled meanwhile: all weights, and keys and values of a context as full as it is
+    on average.
     """
     model, _ = prepare(DEFAULT)
     T, D, H = DEFAULT["block_size"], DEFAULT["d_model"], DEFAULT["n_heads"]

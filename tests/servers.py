@@ -1,6 +1,7 @@
 """Real servers on loopback, each with all that it keeps in a folder of its own."""
 
 import contextlib
+import json
 import os
 import pwd
 import secrets
@@ -37,6 +38,14 @@ def fetch(address):
     """What an address answers; None if it is out of reach."""
     with contextlib.suppress(OSError):
         return urllib.request.urlopen(address, timeout=5).read()
+
+
+def invoke(port, question):
+    """What a model that MLflow serves answers; HTTPError if it refuses."""
+    headers = {"Content-Type": "application/json"}
+    address = f"http://127.0.0.1:{port}/invocations"
+    request = urllib.request.Request(address, json.dumps(question).encode(), headers)
+    return json.load(urllib.request.urlopen(request))
 
 
 @contextlib.contextmanager

@@ -7,12 +7,11 @@ import shutil
 import signal
 import subprocess
 import time
-import urllib.request
 
 import pytest
 import yaml
 from conftest import Checkout, mlflow_runs
-from servers import fetch, free_port, running
+from servers import fetch, free_port, invoke, running
 
 from baregpt import load_weights
 
@@ -219,11 +218,7 @@ def served(checkout, log):
     options = {"cwd": checkout.path, "env": environment}
     ping = f"http://127.0.0.1:{port}/ping"
     with running(command, lambda: fetch(ping) is not None, log, **options):
-        question = b'{"inputs": {"prompt": ["KING:"]}, "params": {"length": 5}}'
-        headers = {"Content-Type": "application/json"}
-        address = f"http://127.0.0.1:{port}/invocations"
-        request = urllib.request.Request(address, question, headers)
-        return urllib.request.urlopen(request).read()
+        return invoke(port, {"inputs": {"prompt": ["KING:"]}, "params": {"length": 5}})
 
 
 def files_under(folder):
@@ -241,7 +236,7 @@ def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp
         load_weights(artifact(moved, run, "weights.pkl"))
         load_weights(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert moved.stage("register").stdout.startswith("baregpt version 2 ")
-    assert b"predictions" in served(moved, tmp_path / "serve.log")
+    assert "predictions" in served(moved, tmp_path / "serve.log")
 
     before = files_under(moved.path)
     copy = Checkout(tmp_path / "copy")

@@ -149,14 +149,8 @@ def test_the_model_answers_over_http(registered, tmp_path):
         (text,) = json.loads(checkout.run("bash", "-euc", ask).stdout)["predictions"]
         assert len(text) == 100
 
-        def invoke(question):
-            headers = {"Content-Type": "application/json"}
-            address = f"http://127.0.0.1:{port}/invocations"
-            request = urllib.request.Request(address, json.dumps(question).encode(), headers)
-            return json.load(urllib.request.urlopen(request))
-
-        assert invoke(ASK) == {"predictions": expected(registered)}
-        assert len(invoke({"inputs": {"prompt": ["K"]}})["predictions"][0]) == 512
+        assert servers.invoke(port, ASK) == {"predictions": expected(registered)}
+        assert len(servers.invoke(port, {"inputs": {"prompt": ["K"]}})["predictions"][0]) == 512
         wrong = {
             "character '@' at position 0 is not in the vocabulary": {"inputs": {"prompt": ["@"]}},
             "the prompt is empty": {"inputs": {"prompt": [""]}},
@@ -165,7 +159,7 @@ def test_the_model_answers_over_http(registered, tmp_path):
         }
         for message, question in wrong.items():
             with pytest.raises(urllib.error.HTTPError) as error:
-                invoke(question)
+                servers.invoke(port, question)
             answer = error.value.read().decode()
             assert error.value.code == 400
             assert message in answer
