@@ -21,14 +21,12 @@ def orthogonalize(matrix):
     if len(matrix) > matrix.shape[1]:
         return orthogonalize(matrix.T).T
     x = matrix / (np.linalg.norm(matrix) + 1e-7)
-    gram = x @ x.T
-    total = np.eye(len(x), dtype=x.dtype)
-    for _ in range(5):  # x <- (a + b xxᵀ + c (xxᵀ)²) x, worked out on the small xxᵀ alone
+    for _ in range(5):  # x <- (a + b xxᵀ + c (xxᵀ)²) x
+        gram = x @ x.T
         factor = -4.7750 * gram + 2.0315 * gram @ gram
         factor.flat[:: len(x) + 1] += 3.4445
-        total = factor @ total
-        gram = factor @ gram @ factor
-    return total @ x
+        x = factor @ x
+    return x
 
 
 class Optimizer:
@@ -52,11 +50,12 @@ class Optimizer:
         over threads.
         """
         s = self.settings
+        share = schedule(step, s)
 
         def update_parameter(name):
             is_matrix = name.endswith((".qkv", ".out", ".w1", ".w2"))
             by_muon = s.muon_learning_rate and is_matrix
-            rate = schedule(step, s) * (s.muon_learning_rate if by_muon else s.learning_rate)
+            rate = share * (s.muon_learning_rate if by_muon else s.learning_rate)
             if s.weight_decay and is_matrix:
                 self.parameters[name] *= 1 - rate * s.weight_decay
             rule = self.muon if by_muon else self.adam
