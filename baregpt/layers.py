@@ -7,9 +7,10 @@ read in reverse, by four rules: y = x W gives dx = dy Wᵀ and dW = xᵀ dy; y =
 element, gives dx = dy · f'(x); a sum hands dy on to each of its terms; what was used in several
 places collects from all of them.
 
-Four are only steps of a layer and have no parameters, so they return less: `softmax` and `dropout`
-cache just the array that their mirror needs, `rotate` is its own mirror with other angles, and
-`cross_entropy`, where the loss is, has no dy.
+Five are only steps of a layer and have no parameters, so they return less: `softmax` and `dropout`
+cache just the array that their mirror needs, `gelu` returns its slope, and to multiply by it is its
+mirror, `rotate` is its own mirror with other angles, and `cross_entropy`, where the loss is, has no
+dy.
 
 Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H,
 V characters.
@@ -45,11 +46,6 @@ def embedding_backward(dy, cache):
     return None, {"tokens": one_hot.astype(dy.dtype) @ dy, "positions": positions}
 
 
-def mean_of_products(a, b):
-    """Mean of a · b over each row: a (N, D), b (N, D) or (D,) -> (N, 1)."""
-    return np.vecdot(a, b)[:, None] / a.shape[1]
-
-
 def layer_norm(x, gain, bias):
     """y = gain · n + bias with n = (x - mean) / std and std = √(variance + ε), by row.
 
@@ -57,7 +53,8 @@ def layer_norm(x, gain, bias):
     that keeps a row of equal numbers from a division by zero.
     """
     centered = x - x.sum(axis=1, keepdims=True) / x.shape[1]
-    inverse_std = (mean_of_products(centered, centered) + LAYER_NORM_EPSILON) ** -0.5  # (N, 1)
+    variance = np.vecdot(centered, centered)[:, None] / x.shape[1]  # (N, 1)
+    inverse_std = (variance + LAYER_NORM_EPSILON) ** -0.5
     normalized = np.multiply(centered, inverse_std, out=centered)  # n, (N, D)
     y = normalized * gain + bias
     return y, Cache(normalized=normalized, inverse_std=inverse_std, gain=gain)
@@ -67,35 +64,37 @@ def layer_norm_backward(dy, cache):
     """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain.
 
     x is used three times: as itself, which gives dn / std; in the mean, which takes mean(dn) off;
-    and in std, whose derivative is n / D, and which collects -Σ dn · n / std. mean(dn) is worked
-    out as mean(dy · gain), one product without a pass over dn.
+    and in std, whose derivative is n / D, and which collects -Σ dn · n / std. Both means are worked
+    out as products with gain: of dy, and of dy · n.
     """
-    dnormalized = dy * cache.gain
-    mean_dn = mean_of_products(dy, cache.gain)
-    mean_dn_n = mean_of_products(dnormalized, cache.normalized)
-    dx = (dnormalized - mean_dn - cache.normalized * mean_dn_n) * cache.inverse_std
-    return dx, {"gain": np.einsum("nd,nd->d", dy, cache.normalized), "bias": dy.sum(axis=0)}
+    dgains = dy * cache.normalized  # (N, D): what each row adds to the gradient of gain
+    mean_dn = (dy @ cache.gain)[:, None] / dy.shape[1]  # (N, 1)
+    mean_dn_n = (dgains @ cache.gain)[:, None] / dy.shape[1]
+    dx = (dy * cache.gain - mean_dn - cache.normalized * mean_dn_n) * cache.inverse_std
+    return dx, {"gain": dgains.sum(axis=0), "bias": dy.sum(axis=0)}
 
 
 def gelu(x):
-    """GELU in its tanh form, y = x · gate with gate = (1 + tanh u) / 2 and u = √(2/π) (x + 0.044715
-    x³), any shape. Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """GELU in its tanh form and its slope, y and dy/dx, any shape: y = x · gate with gate = (1 +
+    tanh u) / 2 and u = √(2/π) (x + 0.044715 x³). Hendrycks and Gimpel 2016, arXiv:1606.08415.
 
-    Its slope is worked out here, where its parts are: dy/dx = gate + x gate', and since gate' =
-    (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', it is gate + y (1 - tanh u) u', where u' = √(2/π)
-    (1 + 3 · 0.044715 x²).
+    dy/dx = gate + x gate', and since gate' = (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', it is
+    gate + y (1 - tanh u) u', where u' = √(2/π) (1 + 3 · 0.044715 x²).
+
+    No array of a model is larger than x is here, and memory takes more time than arithmetic: so
+    what is no longer needed is written over.
     """
-    square = x * x
-    tanh = np.tanh((GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x)
+    slope = x * x
+    tanh = (GELU_SCALE * GELU_CUBIC * slope + GELU_SCALE) * x  # u
+    np.tanh(tanh, out=tanh)
     gate = (1 + tanh) / 2
-    y = x * gate
-    slope = (3 * GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * (1 - tanh) * y + gate
-    return y, Cache(slope=slope)
-
-
-def gelu_backward(dy, cache):
-    """dx = dy · dy/dx, element by element."""
-    return dy * cache.slope, {}
+    slope *= 3 * GELU_SCALE * GELU_CUBIC
+    slope += GELU_SCALE  # u'
+    slope *= np.subtract(1, tanh, out=tanh)
+    y = np.multiply(x, gate, out=tanh)
+    slope *= y
+    slope += gate
+    return y, slope
 
 
 def mlp(x, w1, b1, w2, b2):
@@ -103,19 +102,19 @@ def mlp(x, w1, b1, w2, b2):
 
     x (N, D), w1 (D, 4D), b1 (4D,), w2 (4D, D), b2 (D,) -> (N, D).
     """
-    hidden, activation = gelu(x @ w1 + b1)  # (N, 4D)
-    return hidden @ w2 + b2, Cache(x=x, w1=w1, w2=w2, hidden=hidden, activation=activation)
+    hidden, slope = gelu(x @ w1 + b1)  # (N, 4D)
+    return hidden @ w2 + b2, Cache(x=x, w1=w1, w2=w2, hidden=hidden, slope=slope)
 
 
 def mlp_backward(dy, cache):
-    """dW₂ = hiddenᵀ dy, dhidden = dy W₂ᵀ; through GELU; dW₁ = xᵀ dwide, dx = dwide W₁ᵀ.
+    """dW₂ = hiddenᵀ dy, dhidden = dy W₂ᵀ; dwide = dhidden · slope; dW₁ = xᵀ dwide, dx = dwide W₁ᵀ.
 
     dwide (N, 4D) is the derivative with respect to x W₁ + b₁. Each bias was added to all rows, so
     it collects from all of them.
     """
-    dwide, _ = gelu_backward(dy @ cache.w2.T, cache.activation)
-    first = {"w1": cache.x.T @ dwide, "b1": dwide.sum(axis=0)}
     second = {"w2": cache.hidden.T @ dy, "b2": dy.sum(axis=0)}
+    dwide = dy @ cache.w2.T * cache.slope
+    first = {"w1": cache.x.T @ dwide, "b1": dwide.sum(axis=0)}
     return dwide @ cache.w1.T, first | second
 
 
@@ -176,22 +175,21 @@ def attention(x, qkv, out, n_heads, length, turns=None, past=None):
     if turns is not None:
         heads[:2] = rotate(heads[:2], turns)
     query, key, value = heads
-    scaled = query * width**-0.5
+    query *= width**-0.5
     if past is not None:
         past[:, :, :, -length:] = heads[1:]
         key, value = past
-    mixed = np.empty(query.shape, x.dtype)
-    weights = []
+    joined = np.empty(x.shape, x.dtype)  # (N, D): heads side by side
+    mixed = joined.reshape(-1, length, n_heads, width).swapaxes(1, 2)  # a view, (B, H, T, d)
+    weights = []  # by block of queries: (B, H, queries, keys)
     for rows, seen in causal_blocks(length, key.shape[2]):
-        scores = scaled[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
+        scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
         size = scores.shape[2]
         scores[..., -size:] += FUTURE[:size, :size]
         weights.append(softmax(scores))
         np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
-    joined = mixed.swapaxes(1, 2).reshape(x.shape)  # (N, D): heads side by side
-    cache = Cache(x=x, qkv=qkv, out=out, turns=turns, key=key, value=value, joined=joined)
-    cache.scaled = scaled  # (B, H, T, d): the query, divided by √d
-    cache.weights = weights  # by block of queries: (B, H, queries, keys)
+    cache = Cache(x=x, qkv=qkv, out=out, turns=turns, joined=joined, weights=weights)
+    cache.query, cache.key, cache.value = query, key, value  # the query divided by √d
     return joined @ out, cache
 
 
@@ -204,7 +202,7 @@ def attention_backward(dy, cache):
     2. dquery = dscores key / √d, dkey = dscoresᵀ query / √d: the query in the cache is divided
     1. dqkv is dquery, dkey and dvalue side by side: dx = dqkv W_qkvᵀ, dW_qkv = xᵀ dqkv
     """
-    batch, n_heads, length, width = cache.scaled.shape
+    batch, n_heads, length, width = cache.query.shape
     dmixed = (dy @ cache.out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)
     dheads = np.zeros((batch, length, 3, n_heads, width), dy.dtype)
     dparts = dheads.transpose(2, 0, 3, 1, 4)  # a view, as are its three, (B, H, T, d) each
@@ -212,9 +210,10 @@ def attention_backward(dy, cache):
     for (rows, seen), weights in zip(causal_blocks(length, length), cache.weights):
         dweights = dmixed[:, :, rows] @ cache.value[:, :, seen].swapaxes(2, 3)
         dscores = softmax_backward(dweights, weights)
-        dquery[:, :, rows] = dscores @ cache.key[:, :, seen] * width**-0.5
-        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ cache.scaled[:, :, rows]
+        np.matmul(dscores, cache.key[:, :, seen], out=dquery[:, :, rows])
+        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ cache.query[:, :, rows]
         dvalue[:, :, seen] += weights.swapaxes(2, 3) @ dmixed[:, :, rows]
+    dquery *= width**-0.5
     if cache.turns is not None:
         dparts[:2] = rotate(dparts[:2], cache.turns.conj())
     dqkv = dheads.reshape(len(dy), -1)  # (N, 3D)
@@ -223,7 +222,7 @@ def attention_backward(dy, cache):
 
 def attention_map(cache):
     """The weights of an attention layer, its blocks put together: (B, H, T, T)."""
-    length = cache.scaled.shape[2]
+    length = cache.query.shape[2]
     rows = [np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in cache.weights]
     return np.concatenate(rows, axis=2)
 

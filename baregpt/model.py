@@ -156,8 +156,8 @@ class GPT:
             gradients |= {f"blocks.{i}.{name}": gradient for name, gradient in dblock.items()}
         _, dembedding = layers.embedding_backward(dx, cache.embedding)
         gradients["token_embedding"] = dembedding["tokens"]
-        unused = self.config.block_size - len(dembedding["positions"])
-        gradients["position_embedding"] = np.pad(dembedding["positions"], [(0, unused), (0, 0)])
+        gradients["position_embedding"] = np.zeros_like(self.parameters["position_embedding"])
+        gradients["position_embedding"][: len(dembedding["positions"])] = dembedding["positions"]
         return gradients
 
     def logits(self, ids):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from baregpt.model import named_views
 from baregpt.optimizer import Optimizer, schedule
 
 
@@ -97,14 +96,12 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     counts = [library.num_threads for library in blas.lib_controllers]
     threads = threads or max(counts, default=os.cpu_count())
     optimizer = optimizer or Optimizer(model.parameters, settings)
-    gradient = np.empty_like(model.flat)
-    shapes = {name: parameter.shape for name, parameter in model.parameters.items()}
-    views = named_views(gradient, shapes)
     dropouts = [settings.dropout] * settings.shards
 
-    def sum_shards(name):
-        total = sum_tree([shard[name] for shard in shard_gradients])
-        np.divide(total, settings.shards, out=views[name])
+    def mean_of_shards(name):
+        gradient = sum_tree([shard[name] for shard in shard_gradients])
+        gradient /= settings.shards
+        return gradient, np.vdot(gradient, gradient)
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
     # A training that diverges overflows, which is checked below: each thread has to be told.
@@ -119,15 +116,17 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
             results = everywhere(model.loss_and_gradients, ids, targets, dropouts, seeds)
             losses, shard_gradients = zip(*results)
             train_loss = float(np.mean(losses))
-            list(pool.map(sum_shards, views))
+            gradients, squares = zip(*pool.map(mean_of_shards, model.parameters))
             learning_rate = schedule(step, settings) * settings.learning_rate
-            norm = float(np.sqrt(np.dot(gradient, gradient), dtype=np.float64))
+            norm = float(np.sqrt(np.sum(squares, dtype=np.float64)))
             if not np.isfinite(norm + train_loss):
                 state = f"loss {train_loss:.4g}, gradient norm {norm:.4g}"
                 at = f"step {step} ({state}, learning rate {learning_rate:.4g})"
                 raise ValueError(f"training diverged at {at}: lower the learning rate")
-            gradient *= min(1, settings.clip_norm / (norm + 1e-6))
-            optimizer.update(views, step, pool.map)
+            if norm > settings.clip_norm:
+                for gradient in gradients:
+                    gradient *= settings.clip_norm / norm
+            optimizer.update(dict(zip(model.parameters, gradients)), step, pool.map)
             validation_loss = None
             if step % settings.evaluation_interval == 0 or step == settings.steps:
                 windows = settings.evaluation_windows
