@@ -30,9 +30,11 @@ FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to sc
 
 
 def embedding(ids, tokens, positions):
-    """Token plus position embedding: ids (B, T), tokens (V, D), positions (T, D) -> (N, D)."""
-    y = (tokens[ids] + positions).reshape(-1, tokens.shape[1])
-    return y, Cache(ids=ids, vocab_size=len(tokens))
+    """Token plus position embedding: ids (B, T), tokens (V, D), positions (at least T, D) ->
+    (N, D).
+    """
+    y = (tokens[ids] + positions[: ids.shape[1]]).reshape(-1, tokens.shape[1])
+    return y, Cache(ids=ids, vocab_size=len(tokens), positions=positions)
 
 
 def embedding_backward(dy, cache):
@@ -42,7 +44,8 @@ def embedding_backward(dy, cache):
     that is faster than adding up row by row, and sums in an order that never changes.
     """
     one_hot = np.arange(cache.vocab_size)[:, None] == cache.ids.reshape(-1)  # (V, N)
-    positions = dy.reshape(*cache.ids.shape, -1).sum(axis=0)
+    positions = np.zeros_like(cache.positions)
+    positions[: cache.ids.shape[1]] = dy.reshape(*cache.ids.shape, -1).sum(axis=0)
     return None, {"tokens": one_hot.astype(dy.dtype) @ dy, "positions": positions}
 
 

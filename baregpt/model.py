@@ -135,7 +135,7 @@ class GPT:
             rule = f"they must be 0 to {config.vocab_size - 1}"
             raise ValueError(f"ids go from {ids.min()} to {ids.max()}: {rule}")
         tokens = self.parameters["token_embedding"]
-        positions = self.parameters["position_embedding"][start:stop]
+        positions = self.parameters["position_embedding"][start:]
         turns = self.turns[start:stop] if config.rotary else None
         x, embed = layers.embedding(ids, tokens, positions)
         caches = []
@@ -156,8 +156,7 @@ class GPT:
             gradients |= {f"blocks.{i}.{name}": gradient for name, gradient in dblock.items()}
         _, dembedding = layers.embedding_backward(dx, cache.embedding)
         gradients["token_embedding"] = dembedding["tokens"]
-        gradients["position_embedding"] = np.zeros_like(self.parameters["position_embedding"])
-        gradients["position_embedding"][: len(dembedding["positions"])] = dembedding["positions"]
+        gradients["position_embedding"] = dembedding["positions"]
         return gradients
 
     def logits(self, ids):

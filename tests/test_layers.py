@@ -93,7 +93,7 @@ def row(name, *inputs, forward=None):
     return forward or layer, backward, *inputs
 
 
-TABLES = {"tokens": normal(V, D), "positions": normal(T, D)}
+TABLES = {"tokens": normal(V, D), "positions": normal(T + 1, D)}
 LAYERS = {  # name: forward, backward, input, parameters by the names of their gradients
     "embedding": row("embedding", None, TABLES, forward=embedding),
     "layer_norm": row("layer_norm", normal(N, D), part("ln1.")),
