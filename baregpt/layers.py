@@ -8,9 +8,9 @@ element, gives dx = dy · f'(x); a sum hands dy on to each of its terms; what wa
 places collects from all of them.
 
 Five are only steps of a layer and have no parameters, so they return less: `softmax` and `dropout`
-cache just the array that their mirror needs, `gelu` returns its slope, and to multiply by it is its
-mirror, `rotate` is its own mirror with other angles, and `cross_entropy`, where the loss is, has no
-dy.
+cache just the array that their mirror needs; `gelu` returns its slope, and its mirror is to
+multiply by that; `rotate` is its own mirror with other angles; `cross_entropy`, where the loss is,
+has no dy.
 
 Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H,
 V characters.
@@ -84,14 +84,14 @@ def gelu(x):
     dy/dx = gate + x gate', and since gate' = (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', it is
     gate + y (1 - tanh u) u', where u' = √(2/π) (1 + 3 · 0.044715 x²).
 
-    No array of a model is larger than x is here, and memory takes more time than arithmetic: so
-    what is no longer needed is written over.
+    x is the widest array of a block, and memory takes more time than arithmetic: so what is no
+    longer needed is written over.
     """
-    slope = x * x
-    tanh = (GELU_SCALE * GELU_CUBIC * slope + GELU_SCALE) * x  # u
-    np.tanh(tanh, out=tanh)
+    square = x * x
+    u = (GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x
+    tanh = np.tanh(u, out=u)
     gate = (1 + tanh) / 2
-    slope *= 3 * GELU_SCALE * GELU_CUBIC
+    slope = np.multiply(square, 3 * GELU_SCALE * GELU_CUBIC, out=square)
     slope += GELU_SCALE  # u'
     slope *= np.subtract(1, tanh, out=tanh)
     y = np.multiply(x, gate, out=tanh)
@@ -116,7 +116,7 @@ def mlp_backward(dy, cache):
     it collects from all of them.
     """
     second = {"w2": cache.hidden.T @ dy, "b2": dy.sum(axis=0)}
-    dwide = dy @ cache.w2.T * cache.slope
+    dwide = (dy @ cache.w2.T) * cache.slope
     first = {"w1": cache.x.T @ dwide, "b1": dwide.sum(axis=0)}
     return dwide @ cache.w1.T, first | second
 

@@ -91,9 +91,9 @@ class GPT:
     size, but without a LayerNorm before the head, without biases in attention, and with a head of
     its own, with a bias, where GPT-2 uses the token embedding again.
 
-    `parameters` maps name -> array, views of the one buffer `flat`, so that clipping is one dot
-    product and a copy of the whole model one assignment; `n_parameters` counts the numbers. The
-    same config, seed and dtype give the same initial parameters.
+    `parameters` maps name -> array, views of the one buffer `flat`, so that a copy of the whole
+    model is one assignment; `n_parameters` counts the numbers. The same config, seed and dtype give
+    the same initial parameters.
     """
 
     def __init__(self, config, seed=0, dtype=np.float32):

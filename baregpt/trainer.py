@@ -101,7 +101,7 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     def mean_of_shards(name):
         gradient = sum_tree([shard[name] for shard in shard_gradients])
         gradient /= settings.shards
-        return gradient, np.vdot(gradient, gradient)
+        return gradient, np.vdot(gradient, gradient)  # and its length, squared
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
     # A training that diverges overflows, which is checked below: each thread has to be told.
