@@ -59,7 +59,8 @@ def layer_norm(x, gain, bias):
     variance = np.vecdot(centered, centered)[:, None] / x.shape[1]  # (N, 1)
     inverse_std = (variance + LAYER_NORM_EPSILON) ** -0.5
     normalized = np.multiply(centered, inverse_std, out=centered)  # n, (N, D)
-    y = normalized * gain + bias
+    y = normalized * gain
+    y += bias
     return y, Cache(normalized=normalized, inverse_std=inverse_std, gain=gain)
 
 
@@ -73,7 +74,9 @@ def layer_norm_backward(dy, cache):
     dgains = dy * cache.normalized  # (N, D): what each row adds to the gradient of gain
     mean_dn = (dy @ cache.gain)[:, None] / dy.shape[1]  # (N, 1)
     mean_dn_n = (dgains @ cache.gain)[:, None] / dy.shape[1]
-    dx = (dy * cache.gain - mean_dn - cache.normalized * mean_dn_n) * cache.inverse_std
+    dx = dy * cache.gain - mean_dn
+    dx -= cache.normalized * mean_dn_n
+    dx *= cache.inverse_std
     return dx, {"gain": dgains.sum(axis=0), "bias": dy.sum(axis=0)}
 
 
@@ -88,9 +91,11 @@ def gelu(x):
     longer needed is written over.
     """
     square = x * x
-    u = (GELU_SCALE * GELU_CUBIC * square + GELU_SCALE) * x
-    tanh = np.tanh(u, out=u)
-    gate = (1 + tanh) / 2
+    u = GELU_SCALE * GELU_CUBIC * square
+    u += GELU_SCALE
+    tanh = np.tanh(u * x, out=u)
+    gate = 1 + tanh
+    gate /= 2
     slope = np.multiply(square, 3 * GELU_SCALE * GELU_CUBIC, out=square)
     slope += GELU_SCALE  # u'
     slope *= np.subtract(1, tanh, out=tanh)
@@ -105,7 +110,9 @@ def mlp(x, w1, b1, w2, b2):
 
     x (N, D), w1 (D, 4D), b1 (4D,), w2 (4D, D), b2 (D,) -> (N, D).
     """
-    hidden, slope = gelu(x @ w1 + b1)  # (N, 4D)
+    wide = x @ w1
+    wide += b1
+    hidden, slope = gelu(wide)  # (N, 4D)
     return hidden @ w2 + b2, Cache(x=x, w1=w1, w2=w2, hidden=hidden, slope=slope)
 
 
@@ -298,8 +305,8 @@ def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
     mixed1, cache.conv1 = convolution(normed1, p.get("conv1.weight"), length, inputs[0])
     matrices = p["attention.qkv"], p["attention.out"]
     attended, cache.attention = attention(mixed1, *matrices, n_heads, length, turns, heads)
-    kept1, cache.mask1 = dropout(attended, rate, random)
-    middle = x + kept1
+    middle, cache.mask1 = dropout(attended, rate, random)
+    middle += x
     normed2, cache.ln2 = layer_norm(middle, p["ln2.gain"], p["ln2.bias"])
     mixed2, cache.conv2 = convolution(normed2, p.get("conv2.weight"), length, inputs[1])
     thought, cache.mlp = mlp(mixed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])

@@ -37,9 +37,8 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
     return map("".join, columns)
 
 
-def generate_batch(
-    model, vocab, prompt, count, max_new_tokens=512, temperature=0.8, top_k=20, seed=None
-):
+def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=0.8, top_k=20,
+                   seed=None):  # fmt: skip
     """Like `generate`, for `count` continuations at once, which is far faster than one after
     another.
 
@@ -48,13 +47,8 @@ def generate_batch(
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character to continue from")
-    numbers = {
-        "count": count,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "seed": seed or 0,
-    }
+    numbers = {"count": count, "max_new_tokens": max_new_tokens, "seed": seed or 0}
+    numbers |= {"temperature": temperature, "top_k": top_k}
     for name, value in numbers.items():
         least = int(name == "count")
         if not least <= value < 1e300:

@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import iadd
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -62,20 +63,16 @@ def evaluate(model, ids, max_windows=None, parallel_map=map):
 
 
 def sum_tree(arrays):
-    """Sum arrays along one fixed tree, halves of halves. Floating-point sums depend on their order:
-    by this one any half can be summed elsewhere, on another machine, to the same bits.
+    """Sum arrays, over the first of them, along one fixed tree, halves of halves. Floating-point
+    sums depend on their order: by this one any half can be summed elsewhere, on another machine, to
+    the same bits.
     """
     half = len(arrays) // 2
-    return sum_tree(arrays[:half]) + sum_tree(arrays[half:]) if half else arrays[0]
-
-
-def alone(parallel_map):
-    """How one process shares its work out: not at all."""
-    return parallel_map
+    return iadd(sum_tree(arrays[:half]), sum_tree(arrays[half:])) if half else arrays[0]
 
 
 def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0,
-          share=alone):  # fmt: skip
+          share=None):  # fmt: skip
     """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character,
@@ -107,7 +104,7 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     # A training that diverges overflows, which is checked below: each thread has to be told.
     pool = ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",))
     with blas.limit(limits=1), pool:
-        everywhere = share(pool.map)
+        everywhere = share(pool.map) if share else pool.map
         for step in range(taken + 1, settings.steps + 1):
             seed = settings.seed, step
             batch = random_windows(train_ids, length, settings.batch_size, seed)

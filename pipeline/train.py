@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from baregpt.files import atomic_write
 from baregpt.model import GPT, Config
 from baregpt.optimizer import Optimizer
-from baregpt.trainer import Training, alone, evaluate, train
+from baregpt.trainer import Training, evaluate, train
 from baregpt.weights import save_weights
 from pipeline import checkpoint, outbox, ranks
 from pipeline.inputs import Inputs
@@ -87,7 +87,7 @@ def train_here(group):
         same = checkpoint.identity(inputs)
         begun = (progress, interval) if first else None
         progress, interval = group.start(settings.shards, same, begun, arrays)
-    share = group.share if group else alone
+    share = group.share if group else None
     so_far = {"optimizer": optimizer, "taken": progress.steps}
     steps = train(model, train_ids, validation_ids, settings, **so_far, share=share)
     journal = Journal(inputs, record, progress, arrays, settings, model) if first else None
