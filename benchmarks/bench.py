@@ -8,7 +8,9 @@ from one run are what counts.
 import argparse
 import itertools
 import json
+import math
 import multiprocessing
+import operator
 import os
 import platform
 import resource
@@ -211,43 +213,50 @@ def serve(connection, name, arguments):
 
 
 def race(contenders, rounds, repeats, threads):
-    """Time contenders in turns, back and forth. label -> (name, arguments); the first is the one
-    compared.
+    """Time contenders in turns, back and forth, in two heats. label -> (name, arguments); the first
+    is the one compared.
+
+    Each heat has processes of its own, and in the second they start in the opposite order: who
+    starts first gets the pages of memory that others left lying about, and is slower by some
+    percent as long as it runs.
 
     Returns label -> median seconds, the median over rounds of the first one's time in terms of this
     one's, the largest memory of its whole process so far in MiB, and what its first unit of work
     returned.
     """
-    context = multiprocessing.get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by each
-    lanes = {}
-    for label, (name, arguments) in contenders.items():
-        here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there, name, arguments), daemon=True)
-        process.start()
-        there.close()  # so that a contender that dies is noticed
-        lanes[label] = (here, process, here.recv(), [])
-    memory: dict[str, float] = {}
-    for i in range(rounds):
-        for label, (here, _, _, times) in list(lanes.items())[:: 1 if i % 2 else -1]:
-            here.send(repeats)
-            new_times, memory[label] = here.recv()
-            times.append(statistics.median(new_times))
-    for here, process, *_ in lanes.values():
-        here.send(0)
-        process.join()
-    ours_times = next(iter(lanes.values()))[3]
+    labels = list(contenders)
+    times: dict[str, list[float]] = {label: [] for label in labels}
+    last: dict[str, dict] = {}
+    for order in (labels, labels[::-1]):
+        lanes = [(label, *start(*contenders[label])) for label in order]
+        for i in range(math.ceil(rounds / 2)):
+            for label, here, _, first in lanes[:: 1 if i % 2 else -1]:
+                here.send(repeats)
+                new_times, memory = here.recv()
+                times[label].append(statistics.median(new_times))
+                last[label] = {"memory_mib": memory, "first": first}
+        for _, here, process, _ in lanes:
+            here.send(0)
+            process.join()
     return {
         label: {
-            "seconds": statistics.median(times),
-            "ratio": statistics.median(
-                ours / theirs for ours, theirs in zip(ours_times, times, strict=True)
-            ),
-            "memory_mib": memory[label],
-            "first": first,
+            "seconds": statistics.median(times[label]),
+            "ratio": statistics.median(map(operator.truediv, times[labels[0]], times[label])),
+            **last[label],
         }
-        for label, (_, _, first, times) in lanes.items()
+        for label in labels
     }
+
+
+def start(name, arguments):
+    """A contender's process, once it has warmed up, with a connection to it, and what it said."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, name, arguments), daemon=True)
+    process.start()
+    there.close()  # so that a contender that dies is noticed
+    return here, process, here.recv()
 
 
 # What is measured.
