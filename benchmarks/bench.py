@@ -8,7 +8,6 @@ from one run are what counts.
 import argparse
 import itertools
 import json
-import math
 import multiprocessing
 import operator
 import os
@@ -216,13 +215,13 @@ def race(contenders, rounds, repeats, threads):
     """Time contenders in turns, back and forth, in two heats. label -> (name, arguments); the first
     is the one compared.
 
-    Each heat has processes of its own, and in the second they start in the opposite order: who
-    starts first gets the pages of memory that others left lying about, and is slower by some
-    percent as long as it runs.
+    Each heat has as many rounds and processes of its own, and in the second these start in the
+    opposite order: who starts first can be slower by some percent as long as it runs, presumably
+    for the pages of memory that others left lying about.
 
     Returns label -> median seconds, the median over rounds of the first one's time in terms of this
-    one's, the largest memory of its whole process so far in MiB, and what its first unit of work
-    returned.
+    one's; and of its process in the second heat the largest memory so far in MiB, and what its
+    first unit of work returned.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by each
     labels = list(contenders)
@@ -230,7 +229,7 @@ def race(contenders, rounds, repeats, threads):
     last: dict[str, dict] = {}
     for order in (labels, labels[::-1]):
         lanes = [(label, *start(*contenders[label])) for label in order]
-        for i in range(math.ceil(rounds / 2)):
+        for i in range(rounds):
             for label, here, _, first in lanes[:: 1 if i % 2 else -1]:
                 here.send(repeats)
                 new_times, memory = here.recv()
@@ -279,7 +278,7 @@ def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
 
 def measure(quick):
     """All measurements, as one dictionary."""
-    rounds, growth = (2, GROWTH[:1]) if quick else (8, GROWTH)
+    rounds, growth = (2, GROWTH[:1]) if quick else (4, GROWTH)
     cores = os.cpu_count()
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
     most = threads[-1]
@@ -308,7 +307,7 @@ def measure(quick):
         shape = DEFAULT | change
         done(f"growth: {name}", training_race(shape, rounds // 2, 3, most, compiled=False))
     if not quick:
-        done("10.7 M parameters", training_race(NANOGPT, 3, 1, most))
+        done("10.7 M parameters", training_race(NANOGPT, 2, 1, most))
     shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)}
     done("shards", race(shards, rounds, 5, most))
     contenders = {
