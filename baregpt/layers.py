@@ -93,9 +93,9 @@ def gelu(x):
     square = x * x
     u = GELU_SCALE * GELU_CUBIC * square
     u += GELU_SCALE
-    tanh = np.tanh(u * x, out=u)
-    gate = 1 + tanh
-    gate /= 2
+    u *= x
+    tanh = np.tanh(u, out=u)
+    gate = (1 + tanh) / 2
     slope = np.multiply(square, 3 * GELU_SCALE * GELU_CUBIC, out=square)
     slope += GELU_SCALE  # u'
     slope *= np.subtract(1, tanh, out=tanh)
@@ -305,8 +305,8 @@ def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
     mixed1, cache.conv1 = convolution(normed1, p.get("conv1.weight"), length, inputs[0])
     matrices = p["attention.qkv"], p["attention.out"]
     attended, cache.attention = attention(mixed1, *matrices, n_heads, length, turns, heads)
-    middle, cache.mask1 = dropout(attended, rate, random)
-    middle += x
+    kept1, cache.mask1 = dropout(attended, rate, random)
+    middle = x + kept1
     normed2, cache.ln2 = layer_norm(middle, p["ln2.gain"], p["ln2.bias"])
     mixed2, cache.conv2 = convolution(normed2, p.get("conv2.weight"), length, inputs[1])
     thought, cache.mlp = mlp(mixed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])

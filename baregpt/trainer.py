@@ -63,9 +63,9 @@ def evaluate(model, ids, max_windows=None, parallel_map=map):
 
 
 def sum_tree(arrays):
-    """Sum arrays, over the first of them, along one fixed tree, halves of halves. Floating-point
-    sums depend on their order: by this one any half can be summed elsewhere, on another machine, to
-    the same bits.
+    """Sum arrays along one fixed tree, halves of halves, in their own memory: the first becomes the
+    sum. Floating-point sums depend on their order: by this one any half can be summed elsewhere, on
+    another machine, to the same bits.
     """
     half = len(arrays) // 2
     return iadd(sum_tree(arrays[:half]), sum_tree(arrays[half:])) if half else arrays[0]
@@ -82,7 +82,7 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     there is to know: with both as they were after `taken` steps, training goes on as if it had
     never stopped. ValueError if a split has no room for a window, or if training diverges.
 
-    `share` may make of the map over threads one over several processes: see pipeline/ranks.py.
+    `share`, if given, makes of the map over threads one over processes: see pipeline/ranks.py.
     """
     length = model.config.block_size
     shorter = min(len(train_ids), len(validation_ids))

@@ -215,9 +215,9 @@ def race(contenders, rounds, repeats, threads):
     """Time contenders in turns, back and forth, in two heats. label -> (name, arguments); the first
     is the one compared.
 
-    Each heat has as many rounds and processes of its own, and in the second these start in the
-    opposite order: who starts first can be slower by some percent as long as it runs, presumably
-    for the pages of memory that others left lying about.
+    Each heat has so many rounds, and processes of its own, which start in the opposite order in the
+    second: who starts first can be slower by some percent as long as it runs, presumably for the
+    pages of memory that others left lying about.
 
     Returns label -> median seconds, the median over rounds of the first one's time in terms of this
     one's; and of its process in the second heat the largest memory so far in MiB, and what its
