@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Atomic writes."""
 
 import contextlib
 import os
@@ -7,18 +7,19 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary binary file that becomes `path` at the end; after any error, `path` is what
-    it was before.
+    """Open a temporary binary file that replaces `path` at the end of the block.
+
+    After an error, `path` is unchanged. OSError if it cannot be written.
     """
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # else a power cut could leave the name without the bytes
+            os.fsync(file.fileno())  # or a power cut could leave the name without the data
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        with contextlib.suppress(OSError):  # of which the first one is told
+        with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink()

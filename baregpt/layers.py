@@ -1,32 +1,37 @@
 """Each layer's forward pass with its backward pass beside it.
 
-A layer is two functions: `name(x, ...) -> y, cache` and `name_backward(dy, cache) -> dx,
-gradients`. `dy` is the derivative of the loss with respect to `y` and has its shape; `gradients`
-has one for each of the layer's own parameters, by its name. A backward pass is its forward pass
-read in reverse, by four rules: y = x W gives dx = dy Wᵀ and dW = xᵀ dy; y = f(x), element by
-element, gives dx = dy · f'(x); a sum hands dy on to each of its terms; what was used in several
-places collects from all of them.
+A layer is a pair of functions: `name(x, ...) -> y, saved` and `name_backward(dy, saved) -> dx,
+gradients`. `saved` holds the activations that the backward pass needs. `dy` is the gradient of the
+loss with respect to `y` and has the shape of `y`; `gradients` maps the name of each parameter of
+the layer to its gradient.
 
-Five are only steps of a layer and have no parameters, so they return less: `softmax` and `dropout`
-cache just the array that their mirror needs; `gelu` returns its slope, and its mirror is to
-multiply by that; `rotate` is its own mirror with other angles; `cross_entropy`, where the loss is,
-has no dy.
+A backward pass applies the chain rule in reverse order. Four rules are enough:
 
-Shapes: B sequences of T positions, flattened to N = B·T rows; D width, H heads of width d = D / H,
-V characters.
+- Matrix product y = x W, that is, y[n, j] = Σ_i x[n, i] W[i, j]. Then dx[n, i] = Σ_j dy[n, j]
+  W[i, j] and dW[i, j] = Σ_n x[n, i] dy[n, j], so dx = dy Wᵀ and dW = xᵀ dy.
+- Elementwise function y = f(x): dx = dy · f'(x).
+- Sum y = a + b: da = db = dy. An operand that was broadcast sums dy over the broadcast axes.
+- A value that is used several times sums the gradients of its uses.
+
+Five helpers have no parameters and a simpler signature. `softmax` and `dropout` save one array.
+`gelu` returns its derivative, by which its backward pass multiplies. `apply_rope` is inverted by
+the conjugate phases. `cross_entropy` is the loss, so its backward pass starts without a dy.
+
+Shapes: B sequences of T positions, flattened to N = B·T rows; D model width, H heads of width
+d = D / H, V characters in the vocabulary.
 """
 
 import math
-from types import SimpleNamespace as Cache
+from types import SimpleNamespace as Saved
 
 import numpy as np
 
 LAYER_NORM_EPSILON = 1e-5
 GELU_SCALE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
-REACH = 3  # positions that a convolution looks back
-BLOCK = 64  # positions whose attention is computed together
-FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to scores: a weight of 0
+QUERY_TILE = 64  # queries whose attention is computed together
+# Added to the scores of a tile: the softmax of -∞ is 0.
+CAUSAL_MASK = np.triu(np.full((QUERY_TILE, QUERY_TILE), -np.inf, np.float32), 1)
 
 
 def embedding(ids, tokens, positions):
@@ -34,26 +39,27 @@ def embedding(ids, tokens, positions):
     (N, D).
     """
     y = (tokens[ids] + positions[: ids.shape[1]]).reshape(-1, tokens.shape[1])
-    return y, Cache(ids=ids, vocab_size=len(tokens), positions=positions)
+    return y, Saved(ids=ids, vocab_size=len(tokens), positions=positions)
 
 
-def embedding_backward(dy, cache):
-    """Each embedding collects from all the places where it was used; ids have no derivative.
+def embedding_backward(dy, saved):
+    """Sum dy over all uses of each embedding. The ids are integers and have no gradient.
 
-    To pick rows of `tokens` is to multiply it by one-hot rows, so its gradient is a product, too:
-    that is faster than adding up row by row, and sums in an order that never changes.
+    Indexing rows of `tokens` equals multiplying by a one-hot matrix, so the gradient is
+    one_hotᵀ dy. A matrix product is faster than np.add.at and sums in a fixed order.
     """
-    one_hot = np.arange(cache.vocab_size)[:, None] == cache.ids.reshape(-1)  # (V, N)
-    positions = np.zeros_like(cache.positions)
-    positions[: cache.ids.shape[1]] = dy.reshape(*cache.ids.shape, -1).sum(axis=0)
-    return None, {"tokens": one_hot.astype(dy.dtype) @ dy, "positions": positions}
+    one_hot_transposed = np.arange(saved.vocab_size)[:, None] == saved.ids.reshape(-1)  # (V, N)
+    dtokens = one_hot_transposed.astype(dy.dtype) @ dy
+    dpositions = np.zeros_like(saved.positions)
+    dpositions[: saved.ids.shape[1]] = dy.reshape(*saved.ids.shape, -1).sum(axis=0)
+    return None, {"token_embedding": dtokens, "position_embedding": dpositions}
 
 
 def layer_norm(x, gain, bias):
-    """y = gain · n + bias with n = (x - mean) / std and std = √(variance + ε), by row.
+    """Layer normalization by row: y = gain · n + bias, n = (x - mean) / std, std = √(variance + ε).
 
-    x (N, D), gain (D,), bias (D,) -> (N, D). Ba et al. 2016, arXiv:1607.06450, who leave out the ε
-    that keeps a row of equal numbers from a division by zero.
+    x (N, D), gain (D,), bias (D,) -> (N, D). Ba et al. 2016, arXiv:1607.06450. The ε, which is not
+    in the paper, avoids a division by zero when all numbers in a row are equal.
     """
     centered = x - x.sum(axis=1, keepdims=True) / x.shape[1]
     variance = np.vecdot(centered, centered)[:, None] / x.shape[1]  # (N, 1)
@@ -61,34 +67,38 @@ def layer_norm(x, gain, bias):
     normalized = np.multiply(centered, inverse_std, out=centered)  # n, (N, D)
     y = normalized * gain
     y += bias
-    return y, Cache(normalized=normalized, inverse_std=inverse_std, gain=gain)
+    return y, Saved(normalized=normalized, inverse_std=inverse_std, gain=gain)
 
 
-def layer_norm_backward(dy, cache):
+def layer_norm_backward(dy, saved):
     """dx = (dn - mean(dn) - n · mean(dn · n)) / std with dn = dy · gain.
 
-    x is used three times: as itself, which gives dn / std; in the mean, which takes mean(dn) off;
-    and in std, whose derivative is n / D, and which collects -Σ dn · n / std. Both means are worked
-    out as products with gain: of dy, and of dy · n.
+    x reaches n along three paths, whose gradients add up:
+
+    - directly, with dn/dx = 1 / std: dn / std;
+    - through the mean, with dmean/dx = 1 / D and dn/dmean = -1 / std: -mean(dn) / std;
+    - through std, with dn/dstd = -n / std and dstd/dx = n / D: -n · mean(dn · n) / std. Here the
+      mean inside the variance contributes nothing, because Σ (x - mean) = 0.
     """
-    dgains = dy * cache.normalized  # (N, D): what each row adds to the gradient of gain
-    mean_dn = (dy @ cache.gain)[:, None] / dy.shape[1]  # (N, 1)
-    mean_dn_n = (dgains @ cache.gain)[:, None] / dy.shape[1]
-    dx = dy * cache.gain - mean_dn
-    dx -= cache.normalized * mean_dn_n
-    dx *= cache.inverse_std
-    return dx, {"gain": dgains.sum(axis=0), "bias": dy.sum(axis=0)}
+    dgain_by_row = dy * saved.normalized  # (N, D)
+    mean_dn = (dy @ saved.gain)[:, None] / dy.shape[1]  # (N, 1)
+    mean_dn_n = (dgain_by_row @ saved.gain)[:, None] / dy.shape[1]
+    dx = dy * saved.gain - mean_dn
+    dx -= saved.normalized * mean_dn_n
+    dx *= saved.inverse_std
+    return dx, {"gain": dgain_by_row.sum(axis=0), "bias": dy.sum(axis=0)}
 
 
 def gelu(x):
-    """GELU in its tanh form and its slope, y and dy/dx, any shape: y = x · gate with gate = (1 +
-    tanh u) / 2 and u = √(2/π) (x + 0.044715 x³). Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """GELU in its tanh form, and its derivative: x of any shape -> y, dy/dx of the same shape.
 
-    dy/dx = gate + x gate', and since gate' = (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', it is
-    gate + y (1 - tanh u) u', where u' = √(2/π) (1 + 3 · 0.044715 x²).
+    y = x · gate with gate = (1 + tanh u) / 2 and u = √(2/π) (x + 0.044715 x³). Hendrycks and
+    Gimpel 2016, arXiv:1606.08415.
 
-    x is the widest array of a block, and memory takes more time than arithmetic: so what is no
-    longer needed is written over.
+    dy/dx = gate + x gate', and gate' = (1 - tanh² u) u' / 2 = gate (1 - tanh u) u', so
+    dy/dx = gate + y (1 - tanh u) u' with u' = √(2/π) (1 + 3 · 0.044715 x²).
+
+    x is the largest activation of a block, so this function is memory-bound and reuses its arrays.
     """
     square = x * x
     u = GELU_SCALE * GELU_CUBIC * square
@@ -96,253 +106,227 @@ def gelu(x):
     u *= x
     tanh = np.tanh(u, out=u)
     gate = (1 + tanh) / 2
-    slope = np.multiply(square, 3 * GELU_SCALE * GELU_CUBIC, out=square)
-    slope += GELU_SCALE  # u'
-    slope *= np.subtract(1, tanh, out=tanh)
-    y = np.multiply(x, gate, out=tanh)
+    y = x * gate
+    slope = square * (3 * GELU_SCALE * GELU_CUBIC) + GELU_SCALE  # u'
+    slope *= 1 - tanh
     slope *= y
     slope += gate
     return y, slope
 
 
 def mlp(x, w1, b1, w2, b2):
-    """Widen, GELU, narrow: hidden = GELU(x W₁ + b₁), y = hidden W₂ + b₂.
+    """Multilayer perceptron of each position: hidden = GELU(x W₁ + b₁), y = hidden W₂ + b₂.
 
     x (N, D), w1 (D, 4D), b1 (4D,), w2 (4D, D), b2 (D,) -> (N, D).
     """
-    wide = x @ w1
-    wide += b1
-    hidden, slope = gelu(wide)  # (N, 4D)
-    return hidden @ w2 + b2, Cache(x=x, w1=w1, w2=w2, hidden=hidden, slope=slope)
+    preactivation = x @ w1
+    preactivation += b1
+    hidden, slope = gelu(preactivation)  # (N, 4D)
+    return hidden @ w2 + b2, Saved(x=x, w1=w1, w2=w2, hidden=hidden, slope=slope)
 
 
-def mlp_backward(dy, cache):
-    """dW₂ = hiddenᵀ dy, dhidden = dy W₂ᵀ; dwide = dhidden · slope; dW₁ = xᵀ dwide, dx = dwide W₁ᵀ.
+def mlp_backward(dy, saved):
+    """dW₂ = hiddenᵀ dy, dhidden = dy W₂ᵀ, da = dhidden · slope, dW₁ = xᵀ da, dx = da W₁ᵀ.
 
-    dwide (N, 4D) is the derivative with respect to x W₁ + b₁. Each bias was added to all rows, so
-    it collects from all of them.
+    da (N, 4D) is the gradient of the preactivation x W₁ + b₁. Each bias is broadcast over the rows,
+    so its gradient is a sum over the rows.
     """
-    second = {"w2": cache.hidden.T @ dy, "b2": dy.sum(axis=0)}
-    dwide = (dy @ cache.w2.T) * cache.slope
-    first = {"w1": cache.x.T @ dwide, "b1": dwide.sum(axis=0)}
-    return dwide @ cache.w1.T, first | second
+    second = {"w2": saved.hidden.T @ dy, "b2": dy.sum(axis=0)}
+    da = (dy @ saved.w2.T) * saved.slope
+    first = {"w1": saved.x.T @ da, "b1": da.sum(axis=0)}
+    return da @ saved.w1.T, first | second
 
 
 def softmax(x):
-    """exp(x) / Σ exp(x) over the last axis, any shape."""
-    y = x - x.max(axis=-1, keepdims=True)  # the largest exponent is 0: no overflow
+    """exp(x) / Σ exp(x) over the last axis; any shape."""
+    y = x - x.max(axis=-1, keepdims=True)  # the largest exponent is 0, so exp cannot overflow
     np.exp(y, out=y)
     y /= y.sum(axis=-1, keepdims=True)
     return y
 
 
 def softmax_backward(dy, y):
-    """dx = y · (dy - Σ dy · y), y being what `softmax` returned."""
+    """dx = y · (dy - Σ dy · y), where y is the output of `softmax`.
+
+    The Jacobian is dy_i/dx_j = y_i (δ_ij - y_j), so dx_j = Σ_i dy_i y_i (δ_ij - y_j).
+    """
     return (dy - np.vecdot(dy, y)[..., None]) * y
 
 
-def rotate(x, turns):
-    """Rotary positions: neighbours in x (..., T, d), taken as complex numbers, times their turns.
+def apply_rope(x, phases):
+    """Rotary position embedding: rotate each pair of neighbouring numbers by the pair's phase.
 
-    Su et al. 2021, arXiv:2104.09864. turns (T, d / 2) are of length 1, so its mirror is to turn
-    back, by their conjugates.
+    x (..., T, d), phases (T, d / 2) of exp(i · position · frequency) -> (..., T, d). The last axis
+    of x must be contiguous, because the pairs are viewed as complex numbers. Su et al. 2021,
+    arXiv:2104.09864.
+
+    A rotation is orthogonal, so its backward pass is the inverse rotation, by the conjugate phases.
+    The dot product of two rotated vectors is Re(q conj(k) exp(i (m - n) frequency)): it depends
+    on their positions m and n only by the distance m - n.
     """
-    return (x.view(turns.dtype) * turns).view(x.dtype)
+    return (x.view(phases.dtype) * phases).view(x.dtype)
 
 
-def causal_blocks(length, total):
-    """Blocks of T queries, the last of S positions, each with the keys that any of it may see: a
-    list of pairs of slices (queries, keys).
+def query_tiles(length, key_length):
+    """Split T queries, the last of S positions, into tiles: a list of (query slice, key slice).
 
-    Causality forbids half of all scores, and by blocks half of these or more are not computed: with
-    blocks of 64 a quarter of the scores at T = 128, 3/8 at T = 256. Inside a block a mask does it.
+    The key slice of a tile holds the keys visible to any query in it: all keys up to the last query
+    of the tile. So the scores of later keys are not computed: with tiles of 64 a quarter of all
+    scores at T = 128, 3/8 at T = 256. Inside a tile, CAUSAL_MASK hides the rest.
     """
-    stops = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
-    return [(slice(i * BLOCK, stop), slice(total - length + stop)) for i, stop in enumerate(stops)]
+    stops = [min(start + QUERY_TILE, length) for start in range(0, length, QUERY_TILE)]
+    earlier = key_length - length
+    return [(slice(i * QUERY_TILE, stop), slice(earlier + stop)) for i, stop in enumerate(stops)]
 
 
-def attention(x, qkv, out, n_heads, length, turns=None, past=None):
-    """Causal multi-head attention: (N, D) -> (N, D). Vaswani et al. 2017, arXiv:1706.03762.
+def attention(x, w_qkv, w_out, n_heads, length, rope_phases=None, kv=None):
+    """Causal multi-head self-attention: x (N, D) -> (N, D). Vaswani et al. 2017, arXiv:1706.03762.
 
-    By sequence and head, with T = `length` and d = D / H:
+    For each sequence and head, with T = `length` and d = D / H:
 
-    1. query, key, value = x W_qkv, cut into heads          qkv (D, 3D); (B, H, T, d) each
+    1. query, key, value = x W_qkv, split into heads        w_qkv (D, 3D); (B, H, T, d) each
     2. scores = query keyᵀ / √d                             (B, H, T, T)
-    3. weights = softmax(scores), where the future is -∞    row i: how much i takes of each position
-    4. mixed = weights value                                (B, H, T, d); joined, (N, D)
-    5. y = joined W_out                                     out (D, D)
+    3. attn = softmax(scores + causal mask)                 row i: the weights of positions 0 to i
+    4. head_out = attn value                                (B, H, T, d); heads side by side, (N, D)
+    5. y = head_out W_out                                   w_out (D, D)
 
-    A score sums d products, whose variance is about 1 each: divided by √d, it has variance 1 too,
-    and softmax does not start at its flat ends. The query is divided rather than the scores: it has
-    d numbers a row, they have T.
+    A score is a sum of d products of variance about 1, so dividing it by √d keeps its variance at
+    about 1 and the softmax starts unsaturated. The query is divided instead of the scores because
+    it has d numbers per row, and the scores have T.
 
-    `turns` rotate queries and keys. `past` (2, B, H, S, d) holds the keys and values of S - T
-    earlier positions, to be attended to as well, and room for those of these T, which are put
-    there.
+    rope_phases (T, d / 2): apply rotary position embeddings to queries and keys. kv (2, B, H, S,
+    d): the KV cache, keys and values of S - T earlier positions plus space for the current T, which
+    are written in place.
     """
     width = x.shape[1] // n_heads
-    heads = (x @ qkv).reshape(-1, length, 3, n_heads, width).transpose(2, 0, 3, 1, 4)
-    if turns is not None:
-        heads[:2] = rotate(heads[:2], turns)
-    query, key, value = heads
+    qkv_heads = (x @ w_qkv).reshape(-1, length, 3, n_heads, width).transpose(2, 0, 3, 1, 4)
+    if rope_phases is not None:
+        qkv_heads[:2] = apply_rope(qkv_heads[:2], rope_phases)
+    query, key, value = qkv_heads  # (B, H, T, d) each
     query *= width**-0.5
-    if past is not None:
-        past[:, :, :, -length:] = heads[1:]
-        key, value = past
-    joined = np.empty(x.shape, x.dtype)  # (N, D): heads side by side
-    mixed = joined.reshape(-1, length, n_heads, width).swapaxes(1, 2)  # a view, (B, H, T, d)
-    weights = []  # by block of queries: (B, H, queries, keys)
-    for rows, seen in causal_blocks(length, key.shape[2]):
-        scores = query[:, :, rows] @ key[:, :, seen].swapaxes(2, 3)
+    if kv is not None:
+        kv[:, :, :, -length:] = key, value
+        key, value = kv
+    head_out = np.empty(x.shape, x.dtype)  # (N, D), heads side by side
+    # A view (B, H, T, d) of the same memory: what is written into it appears in head_out.
+    head_out_by_head = head_out.reshape(-1, length, n_heads, width).swapaxes(1, 2)
+    attn_tiles = []  # (B, H, queries, keys) each
+    for queries, keys in query_tiles(length, key.shape[2]):
+        scores = query[:, :, queries] @ key[:, :, keys].swapaxes(2, 3)
         size = scores.shape[2]
-        scores[..., -size:] += FUTURE[:size, :size]
-        weights.append(softmax(scores))
-        np.matmul(weights[-1], value[:, :, seen], out=mixed[:, :, rows])
-    cache = Cache(x=x, qkv=qkv, out=out, turns=turns, joined=joined, weights=weights)
-    cache.query, cache.key, cache.value = query, key, value  # the query divided by √d
-    return joined @ out, cache
+        scores[..., -size:] += CAUSAL_MASK[:size, :size]
+        attn = softmax(scores)
+        np.matmul(attn, value[:, :, keys], out=head_out_by_head[:, :, queries])
+        attn_tiles.append(attn)
+    saved = Saved(x=x, w_qkv=w_qkv, w_out=w_out, rope_phases=rope_phases, attn_tiles=attn_tiles)
+    saved.query, saved.key, saved.value = query, key, value  # the query is divided by √d
+    saved.head_out = head_out
+    return head_out @ w_out, saved
 
 
-def attention_backward(dy, cache):
-    """The mirror of `attention`, from 5 to 1:
+def attention_backward(dy, saved):
+    """The steps of `attention` in reverse order, for a forward pass without a KV cache:
 
-    5. dmixed = dy W_outᵀ, dW_out = joinedᵀ dy
-    4. dweights = dmixed valueᵀ, dvalue = weightsᵀ dmixed
-    3. dscores by `softmax_backward`
-    2. dquery = dscores key / √d, dkey = dscoresᵀ query / √d: the query in the cache is divided
-    1. dqkv is dquery, dkey and dvalue side by side: dx = dqkv W_qkvᵀ, dW_qkv = xᵀ dqkv
+    5. dhead_out = dy W_outᵀ, dW_out = head_outᵀ dy
+    4. dattn = dhead_out valueᵀ, dvalue = attnᵀ dhead_out
+    3. dscores = softmax_backward(dattn)
+    2. dquery = dscores key / √d, dkey = dscoresᵀ query / √d; the saved query is already divided
+    1. dqkv = dquery, dkey and dvalue side by side, dx = dqkv W_qkvᵀ, dW_qkv = xᵀ dqkv
+
+    A key or value is used by the queries of several tiles, so its gradients are summed.
     """
-    batch, n_heads, length, width = cache.query.shape
-    dmixed = (dy @ cache.out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)
-    dheads = np.zeros((batch, length, 3, n_heads, width), dy.dtype)
-    dparts = dheads.transpose(2, 0, 3, 1, 4)  # a view, as are its three, (B, H, T, d) each
-    dquery, dkey, dvalue = dparts
-    for (rows, seen), weights in zip(causal_blocks(length, length), cache.weights):
-        dweights = dmixed[:, :, rows] @ cache.value[:, :, seen].swapaxes(2, 3)
-        dscores = softmax_backward(dweights, weights)
-        np.matmul(dscores, cache.key[:, :, seen], out=dquery[:, :, rows])
-        dkey[:, :, seen] += dscores.swapaxes(2, 3) @ cache.query[:, :, rows]
-        dvalue[:, :, seen] += weights.swapaxes(2, 3) @ dmixed[:, :, rows]
+    batch, n_heads, length, width = saved.query.shape
+    dhead_out = (dy @ saved.w_out.T).reshape(batch, length, n_heads, width).swapaxes(1, 2)
+    dqkv = np.zeros((len(dy), 3 * dy.shape[1]), dy.dtype)  # (N, 3D)
+    # Views of dqkv, filled in place: (3, B, H, T, d), and (B, H, T, d) each.
+    dqkv_heads = dqkv.reshape(batch, length, 3, n_heads, width).transpose(2, 0, 3, 1, 4)
+    dquery, dkey, dvalue = dqkv_heads
+    for (queries, keys), attn in zip(query_tiles(length, length), saved.attn_tiles):
+        dattn = dhead_out[:, :, queries] @ saved.value[:, :, keys].swapaxes(2, 3)
+        dvalue[:, :, keys] += attn.swapaxes(2, 3) @ dhead_out[:, :, queries]
+        dscores = softmax_backward(dattn, attn)
+        np.matmul(dscores, saved.key[:, :, keys], out=dquery[:, :, queries])
+        dkey[:, :, keys] += dscores.swapaxes(2, 3) @ saved.query[:, :, queries]
     dquery *= width**-0.5
-    if cache.turns is not None:
-        dparts[:2] = rotate(dparts[:2], cache.turns.conj())
-    dqkv = dheads.reshape(len(dy), -1)  # (N, 3D)
-    return dqkv @ cache.qkv.T, {"qkv": cache.x.T @ dqkv, "out": cache.joined.T @ dy}
+    if saved.rope_phases is not None:
+        dqkv_heads[:2] = apply_rope(dqkv_heads[:2], saved.rope_phases.conj())
+    return dqkv @ saved.w_qkv.T, {"qkv": saved.x.T @ dqkv, "out": saved.head_out.T @ dy}
 
 
-def attention_map(cache):
-    """The weights of an attention layer, its blocks put together: (B, H, T, T)."""
-    length = cache.query.shape[2]
-    rows = [np.pad(w, [(0, 0)] * 3 + [(0, length - w.shape[3])]) for w in cache.weights]
+def attention_map(saved):
+    """The attention weights of an attention layer, (B, H, T, T), from its tiles."""
+    length = saved.query.shape[2]
+    rows = [np.pad(a, [(0, 0)] * 3 + [(0, length - a.shape[3])]) for a in saved.attn_tiles]
     return np.concatenate(rows, axis=2)
 
 
-def convolution(x, w, length, past=None):
-    """Let each position see the three before it: y[t] = x[t] + Σ_k w[k] · x[t - k], k = 0 to 3, for
-    each of the D numbers on its own: (N, D) -> (N, D), w (4, D). Without w, nothing happens.
+def dropout(x, rate, rng):
+    """Zero each number with probability `rate` and divide the others by 1 - rate; any shape.
 
-    Depthwise and causal, after Primer (So et al. 2021, arXiv:2109.08668), whose own is 3 wide and
-    follows the products for queries, keys and values. `past` (B, 3 + T, D) holds what the three
-    earlier positions had as x, and room for these T, which are put there; else there was nothing.
+    Srivastava et al. 2014, in its inverted form, which keeps the mean while training. Without a
+    `rng`, dropout is off.
     """
-    if w is None:
+    if rng is None:
         return x, None
-    sequences = x.reshape(-1, length, x.shape[1])  # (B, T, D)
-    if past is None:
-        past = np.zeros((len(sequences), REACH + length, x.shape[1]), x.dtype)
-    past[:, REACH:] = sequences
-    y = sequences.copy()
-    for k in range(REACH + 1):
-        y += w[k] * past[:, REACH - k : REACH - k + length]
-    return y.reshape(x.shape), Cache(seen=past, w=w)
-
-
-def convolution_backward(dy, cache):
-    """dx[t] = dy[t] + Σ_k w[k] · dy[t + k], dw[k] = Σ_t dy[t] · x[t - k]."""
-    if cache is None:
-        return dy, {}
-    dsequences = dy.reshape(len(cache.seen), -1, dy.shape[1])  # (B, T, D)
-    length = dsequences.shape[1]
-    dx = dsequences.copy()
-    dw = np.empty_like(cache.w)
-    for k in range(REACH + 1):
-        dx[:, : max(0, length - k)] += cache.w[k] * dsequences[:, k:]
-        earlier = cache.seen[:, REACH - k : REACH - k + length]
-        dw[k] = np.einsum("btd,btd->d", dsequences, earlier)
-    return dx.reshape(dy.shape), {"weight": dw}
-
-
-def dropout(x, rate, random):
-    """Zero each number with probability `rate`, scale the others to keep the mean: any shape.
-
-    Srivastava et al. 2014, with the scaling done while training. Its mirror is to multiply dy by
-    the same mask; without `random` there is no mask, and nothing happens.
-    """
-    if random is None:
-        return x, None
-    mask = (random.random(x.shape, np.float32) >= rate) / x.dtype.type(1 - rate)
+    mask = (rng.random(x.shape, np.float32) >= rate) / x.dtype.type(1 - rate)
     return x * mask, mask
 
 
 def dropout_backward(dy, mask):
-    """dx = dy · mask."""
+    """dx = dy · mask, where mask was saved by `dropout`."""
     return dy if mask is None else dy * mask
 
 
-def block(x, p, n_heads, length, turns=None, past=None, rate=0, random=None):
-    """One Transformer block: (N, D) -> (N, D), with p its parameters by name.
+def block(x, p, n_heads, length, rope_phases=None, kv=None, dropout_rate=0, rng=None):
+    """One pre-LayerNorm Transformer block: x (N, D) -> (N, D); p maps names to its parameters.
 
-    middle = x + dropout(attention(convolution(layer_norm(x))))
-    y = middle + dropout(mlp(convolution(layer_norm(middle))))
-
-    Without weights for them in p the convolutions do nothing. `past` has what is to be known of
-    earlier positions: heads (2, B, H, S, d) for attention, inputs (2, B, 3 + T, D), one for each
-    convolution.
+    residual = x + dropout(attention(layer_norm(x)))
+    y = residual + dropout(mlp(layer_norm(residual)))
     """
-    heads, inputs = (past.heads, past.inputs) if past else (None, (None, None))
-    cache = Cache()
-    normed1, cache.ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
-    mixed1, cache.conv1 = convolution(normed1, p.get("conv1.weight"), length, inputs[0])
-    matrices = p["attention.qkv"], p["attention.out"]
-    attended, cache.attention = attention(mixed1, *matrices, n_heads, length, turns, heads)
-    kept1, cache.mask1 = dropout(attended, rate, random)
-    middle = x + kept1
-    normed2, cache.ln2 = layer_norm(middle, p["ln2.gain"], p["ln2.bias"])
-    mixed2, cache.conv2 = convolution(normed2, p.get("conv2.weight"), length, inputs[1])
-    thought, cache.mlp = mlp(mixed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
-    kept2, cache.mask2 = dropout(thought, rate, random)
-    return middle + kept2, cache
+    saved = Saved()
+    w_qkv, w_out = p["attention.qkv"], p["attention.out"]
+    normed, saved.ln1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"])
+    attn_out, saved.attention = attention(normed, w_qkv, w_out, n_heads, length, rope_phases, kv)
+    attn_dropped, saved.attn_mask = dropout(attn_out, dropout_rate, rng)
+    residual = x + attn_dropped
+    normed, saved.ln2 = layer_norm(residual, p["ln2.gain"], p["ln2.bias"])
+    mlp_out, saved.mlp = mlp(normed, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"])
+    mlp_dropped, saved.mlp_mask = dropout(mlp_out, dropout_rate, rng)
+    return residual + mlp_dropped, saved
 
 
-def block_backward(dy, cache):
-    """The mirror of `block`: at each sum, dy flows on both through the layer and around it."""
-    dthought = dropout_backward(dy, cache.mask2)
-    dmixed2, dmlp = mlp_backward(dthought, cache.mlp)
-    dnormed2, dconv2 = convolution_backward(dmixed2, cache.conv2)
-    dmiddle, dln2 = layer_norm_backward(dnormed2, cache.ln2)
-    dmiddle += dy
-    dattended = dropout_backward(dmiddle, cache.mask1)
-    dmixed1, dattention = attention_backward(dattended, cache.attention)
-    dnormed1, dconv1 = convolution_backward(dmixed1, cache.conv1)
-    dx, dln1 = layer_norm_backward(dnormed1, cache.ln1)
-    dx += dmiddle
-    first = {"ln1": dln1, "conv1": dconv1, "attention": dattention}
-    parts = first | {"ln2": dln2, "conv2": dconv2, "mlp": dmlp}
-    named = {f"{part}.{name}": d for part, ds in parts.items() for name, d in ds.items()}
-    return dx, named
+def block_backward(dy, saved):
+    """The steps of `block` in reverse order. At each sum the gradient takes both ways: through the
+    layer, and around it along the residual stream.
+    """
+    dmlp_out = dropout_backward(dy, saved.mlp_mask)
+    dnormed, dmlp = mlp_backward(dmlp_out, saved.mlp)
+    dresidual, dln2 = layer_norm_backward(dnormed, saved.ln2)
+    dresidual += dy
+    dattn_out = dropout_backward(dresidual, saved.attn_mask)
+    dnormed, dattention = attention_backward(dattn_out, saved.attention)
+    dx, dln1 = layer_norm_backward(dnormed, saved.ln1)
+    dx += dresidual
+    by_layer = {"ln1": dln1, "attention": dattention, "ln2": dln2, "mlp": dmlp}
+    named = [(f"{layer}.{name}", g) for layer, gs in by_layer.items() for name, g in gs.items()]
+    return dx, dict(named)
 
 
 def cross_entropy(logits, targets):
-    """Mean of -log softmax(logits)[target] in nats: (N, V), (N,) -> float."""
+    """Mean of -log softmax(logits)[target] in nats: logits (N, V), targets (N,) -> float."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    places = np.arange(len(targets)), targets
-    loss = -float(log_probabilities[places].mean(dtype=np.float64))
-    return loss, Cache(log_probabilities=log_probabilities, places=places)
+    at_targets = np.arange(len(targets)), targets
+    loss = -float(log_probabilities[at_targets].mean(dtype=np.float64))
+    return loss, Saved(log_probabilities=log_probabilities, at_targets=at_targets)
 
 
-def cross_entropy_backward(cache):
-    """dlogits = (softmax(logits) - one_hot(targets)) / N."""
-    dlogits = np.exp(cache.log_probabilities)
-    dlogits[cache.places] -= 1
+def cross_entropy_backward(saved):
+    """dlogits = (softmax(logits) - one_hot(targets)) / N.
+
+    The loss of a row is log Σ exp(logits) - logits[target]. The first term has the gradient
+    exp(logits) / Σ exp(logits), which is the softmax; the second one has that of the one-hot row.
+    """
+    dlogits = np.exp(saved.log_probabilities)
+    dlogits[saved.at_targets] -= 1
     return dlogits / len(dlogits)

@@ -6,16 +6,23 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from baregpt import layers
-from baregpt.layers import Cache
+from baregpt.layers import Saved
 
 
 @dataclass(frozen=True)
 class Config:
-    """The shape of a GPT; ValueError if the numbers do not fit together.
+    """The shape of a GPT.
 
-    vocab_size V: characters. block_size T: the longest context. d_model D: width. n_heads H: must
-    divide D. n_layers L: blocks. rotary: queries and keys also turn with their position.
-    convolution: attention and MLP see of each position also the three before it.
+    Parameters
+    ----------
+    vocab_size : number of characters, V
+    block_size : longest context in characters, T
+    d_model : model width, D; must be divisible by n_heads
+    n_heads : attention heads in each block, H
+    n_layers : number of blocks, L
+    rotary : apply rotary position embeddings to queries and keys
+
+    Raises ValueError if a value is out of range or the values do not fit together.
     """
 
     vocab_size: int
@@ -24,22 +31,22 @@ class Config:
     n_heads: int = 4
     n_layers: int = 2
     rotary: bool = False
-    convolution: bool = False
 
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not field.type or (field.type is int and value < 1):
-                rule = "True or False" if field.type is bool else "a whole number above 0"
-                raise ValueError(f"{field.name} is {value!r}: it must be {rule}")
-        if self.d_model % (self.n_heads * (1 + self.rotary)):
-            times = "twice n_heads" if self.rotary else "n_heads"  # rotary turns pairs
-            rule = f"it must be a multiple of {times}, {self.n_heads}"
-            raise ValueError(f"d_model is {self.d_model}: {rule}")
+                kind = "True or False" if field.type is bool else "a positive integer"
+                raise ValueError(f"{field.name} must be {kind}, got {value!r}")
+        d_model, n_heads = self.d_model, self.n_heads
+        if d_model % n_heads:
+            raise ValueError(f"d_model ({d_model}) must be divisible by n_heads ({n_heads})")
+        if self.rotary and d_model // n_heads % 2:
+            raise ValueError(f"d_model / n_heads ({d_model // n_heads}) must be even with rotary")
 
 
 def parameter_shapes(config):
-    """Name -> shape of every parameter, in the order in which they lie in memory."""
+    """Return a dict from the name of each parameter to its shape, in the order of their memory."""
     V, T, D = config.vocab_size, config.block_size, config.d_model
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (V, D), "position_embedding": (T, D)}
     for i in range(config.n_layers):
@@ -55,134 +62,140 @@ def parameter_shapes(config):
             f"blocks.{i}.mlp.w2": (4 * D, D),
             f"blocks.{i}.mlp.b2": (D,),
         }
-        if config.convolution:
-            taps = layers.REACH + 1, D
-            shapes |= {f"blocks.{i}.conv1.weight": taps, f"blocks.{i}.conv2.weight": taps}
     return shapes | {"head.weight": (D, V), "head.bias": (V,)}
 
 
 def named_views(flat, shapes):
-    """Cut one flat buffer into named arrays that share its memory."""
+    """Split a flat buffer into arrays of these shapes that share its memory: name -> array."""
     stops = np.cumsum([math.prod(shape) for shape in shapes.values()])
-    parts = zip(shapes.items(), np.split(flat, stops))
-    return {name: part.reshape(shape) for (name, shape), part in parts}
+    pieces = np.split(flat, stops)
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces)}
 
 
-class Past:
-    """What layers need to know of earlier positions, of B sequences.
+def initialize(parameters, seed):
+    """Fill in the initial parameters, in place; those that are not set here stay zero.
 
-    heads (L, 2, B, H, T, d): keys and values, for `layers.attention`. inputs (L, 2, B, 3 + T, D),
-    for `layers.convolution`: those of the three positions before the first are zero, and stay so.
+    A matrix gets normal numbers of standard deviation 1 / √fan_in, where fan_in is its number of
+    rows. Each output is a sum over fan_in inputs, so it has the variance of an input. The matrices
+    that write to the residual stream start at zero, so every block starts as the identity.
     """
+    rng = np.random.default_rng(seed)
+    for name, parameter in parameters.items():
+        writes_to_residual = name.endswith(("attention.out", "mlp.w2"))
+        if name.endswith("gain"):
+            parameter[...] = 1
+        elif parameter.ndim == 2 and not writes_to_residual:
+            parameter[...] = rng.normal(0, len(parameter) ** -0.5, parameter.shape)
 
-    def __init__(self, config, batch, dtype):
-        T, D, H = config.block_size, config.d_model, config.n_heads
-        self.heads = np.empty((config.n_layers, 2, batch, H, T, D // H), dtype)
-        self.inputs = np.zeros((config.n_layers, 2, batch, layers.REACH + T, D), dtype)
 
-    def part(self, layer, start, stop):
-        """What one layer is to know, when it gets the positions from `start` to `stop`."""
-        inputs = self.inputs[layer, :, :, start : stop + layers.REACH]
-        return Cache(heads=self.heads[layer, :, :, :, :stop], inputs=inputs)
+def rotary_phases(config, dtype):
+    """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (T, d / 2).
+
+    The frequencies are 10000^(-2k / d) for the pairs k = 0 to d / 2 - 1.
+    """
+    d = config.d_model // config.n_heads
+    frequencies = 10000.0 ** -np.linspace(0, 1, d // 2, endpoint=False)  # 2k / d from 0 to 1
+    angles = np.outer(np.arange(config.block_size), frequencies)  # in radians
+    return np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
 
 
 class GPT:
-    """A decoder-only Transformer with hand-derived gradients: GPT-2 (Radford et al. 2019) at toy
-    size, but without a LayerNorm before the head, without biases in attention, and with a head of
-    its own, with a bias, where GPT-2 uses the token embedding again.
+    """A decoder-only Transformer with hand-written gradients.
 
-    `parameters` maps name -> array, views of the one buffer `flat`, so that a copy of the whole
-    model is one assignment; `n_parameters` counts the numbers. The same config, seed and dtype give
-    the same initial parameters.
+    It follows GPT-2 (Radford et al. 2019) with three differences: no LayerNorm before the head, no
+    biases in attention, and a head with its own weight and bias instead of the token embedding.
+
+    Attributes
+    ----------
+    config : Config
+    parameters : dict from name to array; views of `flat`
+    flat : all parameters in one contiguous buffer, (n_parameters,)
+    n_parameters : number of parameters
+
+    The same config, seed and dtype give the same initial parameters.
     """
 
     def __init__(self, config, seed=0, dtype=np.float32):
-        self.config = config
         shapes = parameter_shapes(config)
+        self.config = config
         self.n_parameters = sum(math.prod(shape) for shape in shapes.values())
         self.flat = np.zeros(self.n_parameters, dtype)
         self.parameters = named_views(self.flat, shapes)
-        self.blocks = [self.part(f"blocks.{i}.") for i in range(config.n_layers)]
-        pairs = config.d_model // config.n_heads // 2
-        speeds = 10000.0 ** -np.linspace(0, 1, pairs, endpoint=False)  # of each pair
-        angles = np.outer(np.arange(config.block_size), speeds)  # (T, d / 2), in radians
-        self.turns = np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
-        random = np.random.default_rng(seed)
-        for name, parameter in self.parameters.items():  # what is not set here stays at zero
-            adds_to_x = name.endswith(("attention.out", "mlp.w2"))  # blocks add nothing at first
-            if name.endswith("gain"):
-                parameter[...] = 1
-            elif parameter.ndim == 2 and not adds_to_x and ".conv" not in name:
-                parameter[...] = random.normal(0, len(parameter) ** -0.5, parameter.shape)
+        self.blocks = [self._subset(f"blocks.{i}.") for i in range(config.n_layers)]
+        self.rope_phases = rotary_phases(config, dtype) if config.rotary else None
+        initialize(self.parameters, seed)
 
-    def part(self, prefix):
-        """The parameters whose names begin so, by the rest of their names."""
+    def _subset(self, prefix):
+        """The parameters whose names start with `prefix`, named without it."""
         named = self.parameters.items()
         return {name.removeprefix(prefix): p for name, p in named if name.startswith(prefix)}
 
-    def forward(self, ids, past=None, start=0, dropout=0.0, random=None):
-        """ids (B, T) from position `start` on -> logits (N, V), cache.
+    def new_kv_cache(self, batch_size):
+        """Return an empty KV cache for `forward`: (L, 2, B, H, T, d), keys and values by layer."""
+        T, H, L = self.config.block_size, self.config.n_heads, self.config.n_layers
+        return np.empty((L, 2, batch_size, H, T, self.config.d_model // H), self.flat.dtype)
 
-        past: a Past, which calls for earlier positions have filled.
+    def forward(self, ids, kv_cache=None, start=0, dropout=0.0, rng=None):
+        """Compute logits: ids (B, T) at the positions from `start` on -> logits (N, V), saved.
+
+        With a `kv_cache`, the positions before `start` are those of earlier calls. ValueError for
+        ids that are out of range or too many.
         """
-        config = self.config
         ids = np.asarray(ids)
-        stop = start + ids.shape[1]
-        if not start < stop <= config.block_size:
-            rule = f"it must have 1 to block_size, {config.block_size}, ids"
-            raise ValueError(f"a sequence of {stop}: {rule}")
-        if ids.min() < 0 or ids.max() >= config.vocab_size:
-            rule = f"they must be 0 to {config.vocab_size - 1}"
-            raise ValueError(f"ids go from {ids.min()} to {ids.max()}: {rule}")
+        length, n_heads = ids.shape[1], self.config.n_heads
+        stop, block_size = start + length, self.config.block_size
+        if not 1 <= length <= block_size - start:
+            raise ValueError(f"sequence length must be 1 to block_size ({block_size}), got {stop}")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            last = self.config.vocab_size - 1
+            raise ValueError(f"token ids must be 0 to {last}, got {ids.min()} to {ids.max()}")
         tokens = self.parameters["token_embedding"]
         positions = self.parameters["position_embedding"][start:]
-        turns = self.turns[start:stop] if config.rotary else None
-        x, embed = layers.embedding(ids, tokens, positions)
-        caches = []
-        for i, block in enumerate(self.blocks):
-            seen = past and past.part(i, start, stop)
-            shape = config.n_heads, ids.shape[1]
-            x, cache = layers.block(x, block, *shape, turns, seen, dropout, random)
-            caches.append(cache)
+        phases = None if self.rope_phases is None else self.rope_phases[start:stop]
+        x, saved_embedding = layers.embedding(ids, tokens, positions)
+        saved_blocks = []
+        for i, p in enumerate(self.blocks):
+            kv = None if kv_cache is None else kv_cache[i, :, :, :, :stop]
+            x, saved = layers.block(x, p, n_heads, length, phases, kv, dropout, rng)
+            saved_blocks.append(saved)
         logits = x @ self.parameters["head.weight"] + self.parameters["head.bias"]
-        return logits, Cache(embedding=embed, blocks=caches, x=x)
+        return logits, Saved(embedding=saved_embedding, blocks=saved_blocks, x=x)
 
-    def backward(self, dlogits, cache):
-        """dlogits (N, V) -> name -> gradient: the mirror of `forward`."""
-        gradients = {"head.weight": cache.x.T @ dlogits, "head.bias": dlogits.sum(axis=0)}
+    def backward(self, dlogits, saved):
+        """Backward pass of `forward`: dlogits (N, V) -> dict from parameter name to gradient."""
+        gradients = {"head.weight": saved.x.T @ dlogits, "head.bias": dlogits.sum(axis=0)}
         dx = dlogits @ self.parameters["head.weight"].T
         for i in reversed(range(self.config.n_layers)):
-            dx, dblock = layers.block_backward(dx, cache.blocks[i])
-            gradients |= {f"blocks.{i}.{name}": gradient for name, gradient in dblock.items()}
-        _, dembedding = layers.embedding_backward(dx, cache.embedding)
-        gradients["token_embedding"] = dembedding["tokens"]
-        gradients["position_embedding"] = dembedding["positions"]
-        return gradients
+            dx, block_gradients = layers.block_backward(dx, saved.blocks[i])
+            gradients |= {f"blocks.{i}.{name}": g for name, g in block_gradients.items()}
+        _, embedding_gradients = layers.embedding_backward(dx, saved.embedding)
+        return gradients | embedding_gradients
 
     def logits(self, ids):
-        """ids (B, T) -> unnormalized log-probabilities of each next character, (B, T, V)."""
+        """Return the logits of the next character at each position: ids (B, T) -> (B, T, V)."""
         return self.forward(ids)[0].reshape(*np.shape(ids), -1)
 
     def loss(self, ids, targets):
-        """Mean cross-entropy, nats a character, of `targets` (B, T): the characters that follow
-        `ids` (B, T).
+        """Return the mean cross-entropy in nats per character.
+
+        ids (B, T); targets (B, T), the character that follows each of them.
         """
         return layers.cross_entropy(self.forward(ids)[0], np.ravel(targets))[0]
 
     def loss_and_gradients(self, ids, targets, dropout=0.0, seed=None):
-        """The same loss, and its gradients: name -> array, with the names and shapes of
-        `parameters`.
+        """Return the loss as above, and a dict from each parameter's name to its gradient.
 
-        dropout: the share of what each layer adds to x that is left out, at random, for this once.
+        dropout: the probability of dropout on the output of each attention and MLP layer. `seed`
+        determines its mask.
         """
-        random = np.random.default_rng(seed) if dropout else None
-        logits, cache = self.forward(ids, dropout=dropout, random=random)
-        loss, loss_cache = layers.cross_entropy(logits, np.ravel(targets))
-        return loss, self.backward(layers.cross_entropy_backward(loss_cache), cache)
+        rng = np.random.default_rng(seed) if dropout else None
+        logits, saved = self.forward(ids, dropout=dropout, rng=rng)
+        loss, saved_loss = layers.cross_entropy(logits, np.ravel(targets))
+        return loss, self.backward(layers.cross_entropy_backward(saved_loss), saved)
 
     def attention(self, ids):
-        """For each layer the attention weights, (B, H, T, T): row i is what position i attends to,
-        and sums to 1.
+        """Return the attention weights of each layer: ids (B, T) -> list of (B, H, T, T).
+
+        Row i holds the weights of the positions that position i attends to; they sum to 1.
         """
-        caches = self.forward(ids)[1].blocks
-        return [layers.attention_map(cache.attention) for cache in caches]
+        return [layers.attention_map(saved.attention) for saved in self.forward(ids)[1].blocks]

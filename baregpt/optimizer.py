@@ -5,82 +5,94 @@ import numpy as np
 MUON_MOMENTUM = 0.95
 
 
-def schedule(step, settings):
-    """Share of the full learning rate at a step, from 1: linear warm-up, then linearly down to
-    almost 0 at the end.
+def lr_scale(step, config):
+    """Return the learning-rate multiplier of a step, counted from 1.
+
+    Linear warm-up over config.warmup_steps, then linear decay to almost 0 at config.steps.
     """
-    stop = settings.steps + 1
-    warmup = settings.warmup_steps
+    stop = config.steps + 1
+    warmup = config.warmup_steps
     return min(step / max(1, warmup), (stop - step) / max(1, stop - warmup))
 
 
 def orthogonalize(matrix):
-    """Move all singular values of a matrix close to 1: five Newton-Schulz steps with the
-    coefficients of Muon.
+    """Approximate the nearest semi-orthogonal matrix U Vᵀ of matrix = U S Vᵀ.
+
+    Five Newton-Schulz steps, x <- a x + (b x xᵀ + c (x xᵀ)²) x. Each applies p(s) = a s + b s³ +
+    c s⁵ to every singular value s and keeps the singular vectors. Dividing by the norm brings all s
+    into [0, 1]. Jordan et al. 2024 chose a, b and c for a large slope at 0, so that small s grow
+    fast: five steps bring nearly all of them to about 0.7 to 1.2. An exact 1 is not needed.
     """
     if len(matrix) > matrix.shape[1]:
-        return orthogonalize(matrix.T).T
+        return orthogonalize(matrix.T).T  # x xᵀ is the smaller of the two Gram matrices
+    a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix / (np.linalg.norm(matrix) + 1e-7)
-    for _ in range(5):  # x <- (a + b xxᵀ + c (xxᵀ)²) x
+    for _ in range(5):
         gram = x @ x.T
-        factor = -4.7750 * gram + 2.0315 * gram @ gram
-        factor.flat[:: len(x) + 1] += 3.4445
-        x = factor @ x
+        x = a * x + (b * gram + c * gram @ gram) @ x
     return x
 
 
 class Optimizer:
-    """Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980), in place on parameters, name
-    -> array.
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980), or Muon (Jordan et al. 2024) for the matrices of
+    the blocks if config.muon_learning_rate is not 0. It updates the parameters in place.
 
-    With a `muon_learning_rate`, the matrices of the blocks are trained by Muon instead (Jordan et
-    al. 2024): momentum whose step is orthogonalized, so that it is as long in all directions. With
-    a `weight_decay` they also shrink in each step, by the rate times that: apart from the gradient
-    (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    Muon is momentum whose update is orthogonalized, so that it is equally large in all directions.
+    config.weight_decay is decoupled weight decay, as in AdamW (Loshchilov and Hutter 2019,
+    arXiv:1711.05101); it applies to the matrices of the blocks only.
+
+    `m` and `v` map each parameter's name to its first and second moment. Muon keeps its momentum in
+    `m` and does not use `v`.
     """
 
-    def __init__(self, parameters, settings):
+    def __init__(self, parameters, config):
         self.parameters = parameters
-        self.settings = settings
-        self.mean = {name: np.zeros_like(p) for name, p in parameters.items()}
-        self.square = {name: np.zeros_like(p) for name, p in parameters.items()}
+        self.config = config
+        self.m = {name: np.zeros_like(p) for name, p in parameters.items()}
+        self.v = {name: np.zeros_like(p) for name, p in parameters.items()}
 
     def update(self, gradients, step, parallel_map=map):
-        """Take step number `step`, from 1, along the gradients; `parallel_map` may spread the work
-        over threads.
+        """Apply the gradients of step number `step`, counted from 1.
+
+        `parallel_map` may distribute the parameters over threads.
         """
-        s = self.settings
-        share = schedule(step, s)
+        config = self.config
+        scale = lr_scale(step, config)
 
         def update_parameter(name):
-            is_matrix = name.endswith((".qkv", ".out", ".w1", ".w2"))
-            by_muon = s.muon_learning_rate and is_matrix
-            rate = share * (s.muon_learning_rate if by_muon else s.learning_rate)
-            if s.weight_decay and is_matrix:
-                self.parameters[name] *= 1 - rate * s.weight_decay
-            rule = self.muon if by_muon else self.adam
-            rule(name, gradients[name], step, rate)
+            is_block_matrix = name.endswith((".qkv", ".out", ".w1", ".w2"))
+            use_muon = config.muon_learning_rate and is_block_matrix
+            lr = scale * (config.muon_learning_rate if use_muon else config.learning_rate)
+            if config.weight_decay and is_block_matrix:
+                self.parameters[name] *= 1 - lr * config.weight_decay
+            rule = self.muon if use_muon else self.adam
+            rule(name, gradients[name], step, lr)
 
         list(parallel_map(update_parameter, self.parameters))
 
-    def adam(self, name, gradient, step, rate):
-        """Both averages started at zero: hence the divisors."""
-        p, m, v = self.parameters[name], self.mean[name], self.square[name]
-        beta1, beta2 = self.settings.beta1, self.settings.beta2
+    def adam(self, name, gradient, step, lr):
+        """p -= lr · m̂ / (√v̂ + ε), with bias correction: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
+
+        The moments start at 0, so after t steps their weights sum to 1 - βᵗ instead of 1.
+        """
+        p, m, v = self.parameters[name], self.m[name], self.v[name]
+        beta1, beta2 = self.config.beta1, self.config.beta2
         m *= beta1
         m += (1 - beta1) * gradient
         v *= beta2
         v += (1 - beta2) * gradient * gradient
-        p -= rate / (1 - beta1**step) * m / (np.sqrt(v / (1 - beta2**step)) + 1e-8)
+        p -= lr / (1 - beta1**step) * m / (np.sqrt(v / (1 - beta2**step)) + 1e-8)
 
-    def muon(self, name, gradient, step, rate):
-        """The direction looks ahead, as Nesterov's momentum does; queries, keys and values are
-        matrices of their own.
+    def muon(self, name, gradient, step, lr):
+        """p -= lr · √max(1, columns / rows) · orthogonalize(Nesterov momentum).
+
+        The factor gives the entries of a wide update the size that they have in a square one.
+        Query, key and value projections are orthogonalized separately.
         """
-        p, m = self.parameters[name], self.mean[name]
+        p, m = self.parameters[name], self.m[name]
         m += (1 - MUON_MOMENTUM) * (gradient - m)
-        ahead = gradient + MUON_MOMENTUM * (m - gradient)
-        parts = np.split(ahead, 3 if name.endswith(".qkv") else 1, axis=1)
-        direction = np.hstack([orthogonalize(part) for part in parts])
-        stretch = max(1, parts[0].shape[1] / len(p)) ** 0.5
-        p -= rate * stretch * direction
+        nesterov = gradient + MUON_MOMENTUM * (m - gradient)
+        matrices = np.split(nesterov, 3 if name.endswith(".qkv") else 1, axis=1)
+        direction = np.hstack([orthogonalize(matrix) for matrix in matrices])
+        rows, columns = matrices[0].shape
+        p -= lr * max(1, columns / rows) ** 0.5 * direction

@@ -1,4 +1,4 @@
-"""Training: random windows of the text, in shards on threads, and evaluation."""
+"""Training on random windows of the text, in shards on threads, and evaluation."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -8,17 +8,18 @@ from operator import iadd
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from baregpt.optimizer import Optimizer, schedule
+from baregpt.optimizer import Optimizer, lr_scale
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to train.
+class TrainConfig:
+    """Hyperparameters of training.
 
-    Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one
-    fixed order: shards set how many threads can help, and with the last bits of the result; threads
-    change no bit of it. Learning rates are those at the top of the schedule. If Muon has one, it
-    trains the matrices of the blocks, Adam the rest; those matrices alone decay.
+    Each step uses `batch_size` windows of block_size characters, in `shards` equal parts, one per
+    thread at a time. The number of shards limits the number of useful threads and changes the last
+    bits of the result; the number of threads does not. The learning rates are the peaks of the
+    schedule. A `muon_learning_rate` other than 0 selects Muon for the matrices of the blocks, and
+    `weight_decay` applies to these matrices only.
     """
 
     steps: int = 1500
@@ -36,10 +37,15 @@ class Training:
     evaluation_windows: int = 64
     seed: int = 1
 
+    def __post_init__(self):
+        if self.batch_size % self.shards:
+            raise ValueError(f"batch_size ({self.batch_size}) must be divisible by shards")
+
 
 def random_windows(ids, length, count, seed):
-    """`count` windows at random places: inputs (count, length), and targets one character further
-    on.
+    """Return `count` random windows of ids: inputs and targets, (count, length) each.
+
+    The targets are the inputs shifted by one character.
     """
     starts = np.random.default_rng(seed).integers(0, len(ids) - length, count)
     windows = ids[starts[:, None] + np.arange(length + 1)]
@@ -47,85 +53,98 @@ def random_windows(ids, length, count, seed):
 
 
 def evaluate(model, ids, max_windows=None, parallel_map=map):
-    """Mean loss, nats a character, over consecutive windows of block_size: all of them, or some
-    spread evenly.
+    """Return the mean loss in nats per character over consecutive windows of block_size.
+
+    At most `max_windows` of them, spread evenly over the ids; by default all.
     """
     length = model.config.block_size
     windows = [ids[start : start + length + 1] for start in range(0, len(ids) - 1, length)]
     if max_windows and max_windows < len(windows):
         windows = [windows[i * len(windows) // max_windows] for i in range(max_windows)]
 
-    def loss(window):
+    def window_loss(window):
         return model.loss(window[None, :-1], window[None, 1:])
 
-    sizes = [len(window) - 1 for window in windows]  # the last is shorter
-    return float(np.average(list(parallel_map(loss, windows)), weights=sizes))
+    sizes = [len(window) - 1 for window in windows]  # the last window may be shorter
+    return float(np.average(list(parallel_map(window_loss, windows)), weights=sizes))
 
 
 def sum_tree(arrays):
-    """Sum arrays along one fixed tree, halves of halves, in their own memory: the first becomes the
-    sum. Floating-point sums depend on their order: by this one any half can be summed elsewhere, on
-    another machine, to the same bits.
+    """Sum arrays pairwise, along a binary tree, in place: the first array becomes the sum.
+
+    Floating-point sums depend on their order. With this order, each half can be summed in another
+    process and the result is bitwise identical.
     """
     half = len(arrays) // 2
     return iadd(sum_tree(arrays[:half]), sum_tree(arrays[half:])) if half else arrays[0]
 
 
-def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0,
-          share=None):  # fmt: skip
-    """Train `model` in place. Each step is taken when the caller asks for it, and yields
+def mean_gradient(gradients):
+    """Mean of one parameter's gradients over the shards, and its squared norm."""
+    mean = sum_tree(gradients)
+    mean /= len(gradients)
+    return mean, np.vdot(mean, mean)
 
-    (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character,
-    validation_loss None between evaluations, the norm that before clipping. Same model, ids and
-    settings: same parameters, to the last bit, whatever the number of threads (by default as many
-    as BLAS would use, so OMP_NUM_THREADS holds). Between steps, model and optimizer are all that
-    there is to know: with both as they were after `taken` steps, training goes on as if it had
-    never stopped. ValueError if a split has no room for a window, or if training diverges.
 
-    `share`, if given, makes of the map over threads one over processes: see pipeline/ranks.py.
+def train(model, train_ids, validation_ids, config, threads=None, optimizer=None,
+          completed_steps=0, distribute=None):  # fmt: skip
+    """Train `model` in place. A generator: each iteration runs one step and yields
+
+    (step, train_loss, validation_loss, learning_rate, gradient_norm)
+
+    Losses are in nats per character. validation_loss is None between evaluations. gradient_norm is
+    the global norm before clipping.
+
+    Parameters
+    ----------
+    model : GPT
+    train_ids, validation_ids : token ids, (number of characters,) each
+    config : TrainConfig
+    threads : number of threads; by default that of BLAS, so OMP_NUM_THREADS is respected
+    optimizer, completed_steps : to resume a training. Model and optimizer are its complete state.
+    distribute : turns a map over threads into a map over processes; see pipeline/training
+
+    The same model, ids and config give bitwise identical parameters on any number of threads.
+    Raises ValueError if a split is too short for a window, or if training diverges.
     """
     length = model.config.block_size
-    shorter = min(len(train_ids), len(validation_ids))
-    if shorter <= length:
-        rule = f"it must have more than block_size, {length}"
-        raise ValueError(f"a split of the text has {shorter} characters: {rule}")
+    for split, n in {"training": len(train_ids), "validation": len(validation_ids)}.items():
+        if n <= length:
+            raise ValueError(f"the {split} split ({n}) must be longer than block_size ({length})")
     blas = ThreadpoolController().select(user_api="blas")
-    counts = [library.num_threads for library in blas.lib_controllers]
-    threads = threads or max(counts, default=os.cpu_count())
-    optimizer = optimizer or Optimizer(model.parameters, settings)
-    dropouts = [settings.dropout] * settings.shards
+    blas_threads = [library.num_threads for library in blas.lib_controllers]
+    threads = threads or max(blas_threads, default=os.cpu_count())
+    optimizer = optimizer or Optimizer(model.parameters, config)
 
-    def mean_of_shards(name):
-        gradient = sum_tree([shard[name] for shard in shard_gradients])
-        gradient /= settings.shards
-        return gradient, np.vdot(gradient, gradient)  # and its length, squared
+    def loss_and_gradients(ids, targets, seed):
+        return model.loss_and_gradients(ids, targets, config.dropout, seed)
 
-    # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
-    # A training that diverges overflows, which is checked below: each thread has to be told.
+    # Each shard runs on one thread with single-threaded BLAS, which keeps all cores busy through
+    # the elementwise operations too. Each thread ignores overflow, because a check for divergence
+    # follows below.
     pool = ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",))
     with blas.limit(limits=1), pool:
-        everywhere = share(pool.map) if share else pool.map
-        for step in range(taken + 1, settings.steps + 1):
-            seed = settings.seed, step
-            batch = random_windows(train_ids, length, settings.batch_size, seed)
-            ids, targets = (np.split(part, settings.shards) for part in batch)
-            seeds = [(*seed, shard) for shard in range(1, settings.shards + 1)]
-            results = everywhere(model.loss_and_gradients, ids, targets, dropouts, seeds)
-            losses, shard_gradients = zip(*results)
+        map_shards = distribute(pool.map) if distribute else pool.map
+        for step in range(completed_steps + 1, config.steps + 1):
+            batch = random_windows(train_ids, length, config.batch_size, (config.seed, step))
+            ids, targets = (np.split(array, config.shards) for array in batch)
+            seeds = [(config.seed, step, shard) for shard in range(1, config.shards + 1)]
+            losses, shard_gradients = zip(*map_shards(loss_and_gradients, ids, targets, seeds))
             train_loss = float(np.mean(losses))
-            gradients, squares = zip(*pool.map(mean_of_shards, model.parameters))
-            learning_rate = schedule(step, settings) * settings.learning_rate
-            norm = float(np.sqrt(np.sum(squares, dtype=np.float64)))
+            by_name = [[shard[name] for shard in shard_gradients] for name in model.parameters]
+            gradients, squared_norms = zip(*pool.map(mean_gradient, by_name))
+            norm = float(np.sqrt(np.sum(squared_norms, dtype=np.float64)))
+            learning_rate = lr_scale(step, config) * config.learning_rate
             if not np.isfinite(norm + train_loss):
                 state = f"loss {train_loss:.4g}, gradient norm {norm:.4g}"
-                at = f"step {step} ({state}, learning rate {learning_rate:.4g})"
-                raise ValueError(f"training diverged at {at}: lower the learning rate")
-            if norm > settings.clip_norm:
+                lower = f"lower the learning rate ({learning_rate:.4g})"
+                raise ValueError(f"training diverged at step {step} ({state}): {lower}")
+            if norm > config.clip_norm:
                 for gradient in gradients:
-                    gradient *= settings.clip_norm / norm
+                    gradient *= config.clip_norm / norm
             optimizer.update(dict(zip(model.parameters, gradients)), step, pool.map)
             validation_loss = None
-            if step % settings.evaluation_interval == 0 or step == settings.steps:
-                windows = settings.evaluation_windows
-                validation_loss = evaluate(model, validation_ids, windows, everywhere)
+            if step % config.evaluation_interval == 0 or step == config.steps:
+                n_windows = config.evaluation_windows
+                validation_loss = evaluate(model, validation_ids, n_windows, map_shards)
             yield step, train_loss, validation_loss, learning_rate, norm

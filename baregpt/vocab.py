@@ -1,40 +1,36 @@
-"""Characters <-> ids."""
+"""The vocabulary: characters <-> ids."""
 
 import numpy as np
 
 
 class Vocab:
-    """The characters that a model knows; a character's id is its place in the string
-    `characters`.
+    """The characters that a model knows. The id of a character is its index in `characters`.
+
+    ValueError if `characters` is empty or repeats a character.
     """
 
     def __init__(self, characters):
         self.characters = characters
         self._ids = {character: i for i, character in enumerate(characters)}
         if not characters or len(self._ids) != len(characters):
-            raise ValueError("a vocabulary must hold at least one character, and each only once")
+            raise ValueError("a vocabulary must have at least one character and no duplicates")
 
     @classmethod
     def from_text(cls, text):
-        """The vocabulary of every character that occurs in `text`, in code point order; ValueError
-        if none does.
-        """
+        """Return the vocabulary of all characters in `text`, in code point order."""
         return cls("".join(sorted(set(text))))
 
     def __len__(self):
         return len(self.characters)
 
     def encode(self, text):
-        """Text -> ids (len(text),); ValueError for a character that is not in the vocabulary,
-        naming it.
-        """
+        """Return the ids of a text, (len(text),); ValueError for an unknown character."""
         try:
             return np.fromiter(map(self._ids.__getitem__, text), np.int64, len(text))
         except KeyError as error:
-            where = f"{error} at position {text.index(error.args[0])}"
-            known = f"the vocabulary, which is {self.characters!r}"
-            raise ValueError(f"character {where} is not in {known}") from None
+            at = f"at position {text.index(error.args[0])}"
+            raise ValueError(f"character {error} {at} is not in the vocabulary") from None
 
     def decode(self, ids):
-        """Ids -> text."""
+        """Return the text of a sequence of ids."""
         return "".join(self.characters[i] for i in ids)

@@ -1,12 +1,12 @@
 """weights.pkl: a plain pickle of built-in types, so that anyone can open it.
 
 {"config": {...}, "characters": "...", "parameters": {name: array}, "metadata": {...}}, where an
-array is {"dtype": "<f4", "shape": [256, 768], "data": bytes}, for NumPy:
+array is {"dtype": "<f4", "shape": [256, 768], "data": bytes}. In NumPy:
 
     np.frombuffer(array["data"], array["dtype"]).reshape(array["shape"])
 
-A pickle is a program, and `pickle.load` runs whatever it says. Our own loader first looks at every
-instruction, and lets through only those that build data: they neither find nor call anything.
+A pickle is a program, and `pickle.load` runs it. This loader first checks every opcode and accepts
+only those that build data, so a file can neither import nor call anything.
 """
 
 import pickle
@@ -19,21 +19,22 @@ from baregpt.files import atomic_write
 from baregpt.model import GPT, Config, parameter_shapes
 from baregpt.vocab import Vocab
 
-INSTRUCTIONS = set(
-    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE"
-    " BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES"
-    " BINBYTES BINBYTES8 EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS".split()
+PRETRAINED = Path(__file__).with_name("pretrained.pkl")
+SAFE_OPCODES = set(
+    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE "
+    "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES "
+    "BINBYTES BINBYTES8 EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS".split()
 )
-AT_MOST = 50_000  # instructions: 250 layers
-# A place far out in the memo takes memory; of longer numbers thousands could collide in a dict.
-LARGEST = {"LONG_BINPUT": AT_MOST, "LONG1": 2**63}
+MAX_OPCODES = 50_000  # enough for 250 layers
+# A large memo index allocates memory, and thousands of large integers can collide in a dict.
+MAX_ARGUMENT = {"LONG_BINPUT": MAX_OPCODES, "LONG1": 2**63}
 SCALARS = {str, int, float, bool, type(None)}
-PRECISIONS = {"<f2", "<f4", "<f8"}
 
 
 def save_weights(path, model, vocab, metadata=None):
-    """Write model, vocabulary and metadata (name -> str, int, float, bool or None) whole or not at
-    all; OSError.
+    """Write a model, its vocabulary and metadata to a weights file, atomically.
+
+    metadata: name -> str, int, float, bool or None. OSError if the file cannot be written.
     """
     arrays = {
         name: {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
@@ -42,61 +43,74 @@ def save_weights(path, model, vocab, metadata=None):
     contents = {"config": dict(vars(model.config)), "characters": vocab.characters}
     contents |= {"parameters": arrays, "metadata": metadata or {}}
     with atomic_write(path) as file:
-        pickler = pickle.Pickler(file, protocol=4)  # fixed: every Python writes the same bytes
-        pickler.fast = True  # no references to what came before, which tell equal from same
+        pickler = pickle.Pickler(file, protocol=4)  # fixed, so that every Python writes these bytes
+        pickler.fast = True  # no memo, whose entries depend on object identity
         pickler.dump(contents)
 
 
 def load_weights(path):
-    """(model, vocab) from a weights file, our own or a stranger's; raises as `read_weights`."""
+    """Return (model, vocab) from a weights file; raises as `read_weights`."""
     return read_weights(path)[:2]
 
 
+def load_pretrained():
+    """Return (model, vocab) from the weights that are included in this package."""
+    return load_weights(PRETRAINED)
+
+
 def read_weights(path):
-    """(model, vocab, metadata) from a weights file; ValueError, in one line, if it is anything but
-    sound; OSError.
+    """Return (model, vocab, metadata) from a weights file, which may come from anyone.
+
+    ValueError, in one line, if it is not a valid weights file; OSError if it cannot be read.
     """
     data = Path(path).read_bytes()
     try:
-        _screen(data)
-        return _checked(pickle.loads(data))
-    except Exception as error:  # whatever a damaged or hostile file provokes
+        _check_opcodes(data)
+        return _build(pickle.loads(data))
+    except Exception as error:  # a damaged or hostile file may provoke any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"{path} is not a sound BareGPT weights file ({reason})") from None
+        raise ValueError(f"{path} is not a valid BareGPT weights file ({reason})") from None
 
 
-def _screen(data):
-    """ValueError unless a pickle only builds data, and not more than a model has."""
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # finds sizes true
+def _check_opcodes(data):
+    """ValueError unless a pickle only builds data, and no more than a model needs."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # checks sizes, too
         name = opcode.name
-        if name not in INSTRUCTIONS:
-            raise ValueError(f"it holds the instruction {name}: if it is old, train anew")
-        if count > AT_MOST or (argument and name in LARGEST and abs(argument) > LARGEST[name]):
-            raise ValueError("it holds far more than a model has")
+        if name not in SAFE_OPCODES:
+            raise ValueError(f"pickle opcode {name} is not allowed")
+        too_large = argument and name in MAX_ARGUMENT and abs(argument) > MAX_ARGUMENT[name]
+        if count > MAX_OPCODES or too_large:
+            raise ValueError("it holds more data than a model needs")
 
 
-def _checked(contents):
-    """(model, vocab, metadata) from what was read, if it all fits together."""
+def _build(contents):
+    """(model, vocab, metadata) from the contents of a file; ValueError if they are inconsistent."""
     config, characters, metadata = (contents[k] for k in ("config", "characters", "metadata"))
     for value in [characters, *config.values(), *metadata, *metadata.values()]:
         if type(value) not in SCALARS:
-            raise ValueError(f"it holds a {type(value).__name__} where text or a number belongs")
+            raise ValueError(f"expected text or a number, got {type(value).__name__}")
+    if unknown := config.keys() - Config.__annotations__.keys():
+        raise ValueError(f"config has the unknown field {min(map(str, unknown))}: train again")
     config, vocab = Config(**config), Vocab(characters)
+    if config.vocab_size != len(vocab):
+        raise ValueError(f"vocab_size ({config.vocab_size}) must equal its {len(vocab)} characters")
     arrays = {name: _array(**entry) for name, entry in contents["parameters"].items()}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    fits = config.n_layers <= len(arrays) and shapes == parameter_shapes(config)
-    if not fits or config.vocab_size != len(vocab):
-        raise ValueError("its config, its vocabulary and its parameters do not fit together")
+    found = {name: array.shape for name, array in arrays.items()}
+    # a huge n_layers is refused before all the shapes that it implies are listed
+    expected = parameter_shapes(config) if config.n_layers <= len(found) else {}
+    differing = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+    if differing:
+        raise ValueError(f"parameter {differing[0]} does not match: was it trained by other code?")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
     for name, array in arrays.items():
         model.parameters[name][...] = array
     if not np.isfinite(model.flat).all():
-        raise ValueError("its parameters hold NaN or infinity")
+        raise ValueError("its parameters contain NaN or infinity")
     return model, vocab, metadata
 
 
 def _array(dtype, shape, data):
     """An array of floating-point numbers from its parts."""
-    if dtype not in PRECISIONS:
-        raise ValueError("an array in it is not of little-endian floating-point numbers")
+    if dtype not in {"<f2", "<f4", "<f8"}:
+        raise ValueError("an array has a dtype other than <f2, <f4 or <f8")
     return np.frombuffer(data, dtype).reshape(shape)

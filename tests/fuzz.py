@@ -1,6 +1,6 @@
 """Load thousands of damaged weights files: python tests/fuzz.py FOLDER COUNT SEED
 
-Each is a good file with a few random changes. Whatever it is, loading it gives a sound model or a
+Each is a good file with a few random changes. Whatever it is, loading it gives a valid model or a
 ValueError of one line: any other error, any attempt to run something, and any file that takes much
 memory or time ends this program.
 """
@@ -122,7 +122,7 @@ def main(folder, count, seed):
                 f"file {i}: {error}: see {path}"
             )
         else:
-            outcome = "sound"
+            outcome = "valid"
             assert np.isfinite(model.flat).all() and len(vocab) == model.config.vocab_size, (
                 f"file {i}: see {path}"
             )
@@ -134,9 +134,9 @@ def main(folder, count, seed):
         peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) >> 10
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # in bytes, on macOS
-    refused, sound = outcomes["refused"], outcomes["sound"]
-    print(f"{count} files: {refused} refused, {sound} sound; {peak} MiB of memory at most")
-    assert outcomes["refused"] and outcomes["sound"], "or this tests nothing"
+    refused, valid = outcomes["refused"], outcomes["valid"]
+    print(f"{count} files: {refused} refused, {valid} valid; {peak} MiB of memory at most")
+    assert outcomes["refused"] and outcomes["valid"], "or this tests nothing"
     assert peak < 128
 
 

@@ -2,44 +2,23 @@
 
 import numpy as np
 import pytest
+from gradients import check_gradients, finite_differences, relative_error
 
 from baregpt import layers
 
-random = np.random.default_rng(0)
+rng = np.random.default_rng(0)
 B, T, D, H, V = 2, 5, 8, 2, 7
 N = B * T
 
 
 def normal(*shape):
-    return random.normal(0, 1, shape)
+    return rng.normal(0, 1, shape)
 
 
-def relative_error(a, b):
-    return np.linalg.norm(a - b) / max(np.linalg.norm(a) + np.linalg.norm(b), 1e-12)
-
-
-def finite_differences(function, x, step=1e-5):
-    """The gradient of `function()`, a number that depends on the array x, of which one element at
-    a time is moved both ways, in place.
-    """
-    gradient = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        kept = x[i]
-        x[i] = kept + step
-        above = function()
-        x[i] = kept - step
-        gradient[i] = (above - function()) / (2 * step)
-        x[i] = kept
-    return gradient
-
-
-def embedding(tokens, positions):
-    return layers.embedding(IDS, tokens, positions)
-
-
-IDS = random.integers(0, V, (B, T))
-TURNS = np.exp(1j * normal(T, D // H // 2))
-BLOCK = {
+IDS = rng.integers(0, V, (B, T))
+PHASES = np.exp(1j * normal(T, D // H // 2))
+TABLES = {"token_embedding": normal(V, D), "position_embedding": normal(T + 1, D)}
+BLOCK_PARAMETERS = {
     "ln1.gain": normal(D),
     "ln1.bias": normal(D),
     "attention.qkv": normal(D, 3 * D),
@@ -53,135 +32,148 @@ BLOCK = {
 }
 
 
-WITH_CONVOLUTION = BLOCK | {"conv1.weight": normal(4, D), "conv2.weight": normal(4, D)}
+def parameters_of(layer):
+    """The block's parameters of one layer, by their names in that layer."""
+    prefix = f"{layer}."
+    return {
+        name.removeprefix(prefix): parameter
+        for name, parameter in BLOCK_PARAMETERS.items()
+        if name.startswith(prefix)
+    }
 
 
-def attention_of(n_heads, length):
-    return lambda x, qkv, out: layers.attention(x, qkv, out, n_heads, length)
+def naive_attention(x, w_qkv, w_out, n_heads, length, rope_phases=None):
+    """Causal attention step by step, one sequence and one head at a time: the reference."""
+    d = x.shape[1] // n_heads
+    outputs = []
+    for sequence in x.reshape(-1, length, x.shape[1]):  # (T, D)
+        q, k, v = np.split(sequence @ w_qkv, 3, axis=1)
+        if rope_phases is not None:
+            phases = np.tile(rope_phases, n_heads)
+            q, k = (layers.apply_rope(np.ascontiguousarray(one), phases) for one in (q, k))
+        heads = []
+        for columns in np.split(np.arange(x.shape[1]), n_heads):
+            scores = q[:, columns] @ k[:, columns].T / np.sqrt(d)  # (T, T)
+            scores[np.triu_indices(length, 1)] = -np.inf  # no position sees a later one
+            attn = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+            heads.append(attn @ v[:, columns])  # (T, d)
+        outputs.append(np.hstack(heads) @ w_out)
+    return np.concatenate(outputs)
+
+
+def embedding(x, token_embedding, position_embedding):
+    return layers.embedding(IDS, token_embedding, position_embedding)
+
+
+def attention(x, qkv, out, n_heads=H, length=T, rope_phases=None):
+    return layers.attention(x, qkv, out, n_heads, length, rope_phases)
+
+
+def attention_with_one_head(x, qkv, out):
+    return attention(x, qkv, out, n_heads=1)
+
+
+def attention_of_one_position(x, qkv, out):
+    return attention(x, qkv, out, length=1)
 
 
 def rotary_attention(x, qkv, out):
-    return layers.attention(x, qkv, out, H, T, TURNS)
-
-
-@pytest.fixture(params=[64, 2], ids=["in one block", "in blocks of two"], autouse=True)
-def block_size(request, monkeypatch):
-    monkeypatch.setattr(layers, "BLOCK", request.param)
+    return attention(x, qkv, out, rope_phases=PHASES)
 
 
 def block(x, **parameters):
     return layers.block(x, parameters, H, T)
 
 
-def convolution(x, weight):
-    return layers.convolution(x, weight, T)
-
-
 def block_with_dropout(x, **parameters):
-    random = np.random.default_rng(3)  # the same each time
-    return layers.block(x, parameters, H, T, rate=0.4, random=random)
+    same_each_time = np.random.default_rng(3)
+    return layers.block(x, parameters, H, T, dropout_rate=0.4, rng=same_each_time)
 
 
-def part(name):
-    """The parameters of one part of a block."""
-    return {key.removeprefix(name): p for key, p in BLOCK.items() if key.startswith(name)}
+@pytest.fixture(params=[64, 2], ids=["one tile", "several tiles"], autouse=True)
+def query_tile(request, monkeypatch):
+    monkeypatch.setattr(layers, "QUERY_TILE", request.param)
 
 
-def row(name, *inputs, forward=None):
-    """A row of the table below, of the layer of that name, or of a `forward` in which it is."""
-    layer, backward = getattr(layers, name), getattr(layers, f"{name}_backward")
-    return forward or layer, backward, *inputs
-
-
-TABLES = {"tokens": normal(V, D), "positions": normal(T + 1, D)}
-LAYERS = {  # name: forward, backward, input, parameters by the names of their gradients
-    "embedding": row("embedding", None, TABLES, forward=embedding),
-    "layer_norm": row("layer_norm", normal(N, D), part("ln1.")),
-    "mlp": row("mlp", normal(N, D), part("mlp.")),
-    "attention": row("attention", normal(N, D), part("attention."), forward=attention_of(H, T)),
-    "attention with one head": row(
-        "attention", normal(N, D), part("attention."), forward=attention_of(1, T)
-    ),
-    "attention of one position": row(
-        "attention", normal(B, D), part("attention."), forward=attention_of(H, 1)
-    ),
-    "rotary attention": row(
-        "attention", normal(N, D), part("attention."), forward=rotary_attention
-    ),
-    "convolution": row("convolution", normal(N, D), {"weight": normal(4, D)}, forward=convolution),
-    "block": row("block", normal(N, D), BLOCK, forward=block),
-    "block with convolution": row("block", normal(N, D), WITH_CONVOLUTION, forward=block),
-    "block with dropout": row("block", normal(N, D), BLOCK, forward=block_with_dropout),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_gradients_match_finite_differences(name):
-    forward, backward, x, parameters = LAYERS[name]
-    inputs = [] if x is None else [x]
-    y, cache = forward(*inputs, **parameters)
-    dy = normal(*y.shape)  # any direction will do: the loss is Σ y · dy
-    dx, gradients = backward(dy, cache)
+@pytest.mark.parametrize(
+    ("forward", "backward", "parameters"),
+    [
+        (embedding, layers.embedding_backward, TABLES),
+        (layers.layer_norm, layers.layer_norm_backward, parameters_of("ln1")),
+        (layers.mlp, layers.mlp_backward, parameters_of("mlp")),
+        (attention, layers.attention_backward, parameters_of("attention")),
+        (attention_with_one_head, layers.attention_backward, parameters_of("attention")),
+        (attention_of_one_position, layers.attention_backward, parameters_of("attention")),
+        (rotary_attention, layers.attention_backward, parameters_of("attention")),
+        (block, layers.block_backward, BLOCK_PARAMETERS),
+        (block_with_dropout, layers.block_backward, BLOCK_PARAMETERS),
+    ],
+)
+def test_gradients_match_finite_differences(forward, backward, parameters):
+    x = normal(N, D)
+    y, saved = forward(x, **parameters)
+    dy = normal(*y.shape)  # the loss is Σ y · dy, whose gradient is any direction we like
+    dx, gradients = backward(dy, saved)
 
     def loss():
-        return float((forward(*inputs, **parameters)[0] * dy).sum())
+        return float((forward(x, **parameters)[0] * dy).sum())
 
-    assert gradients.keys() == parameters.keys()
-    for key, parameter in parameters.items():
-        assert relative_error(gradients[key], finite_differences(loss, parameter)) < 1e-6, key
-    if x is not None:
-        assert relative_error(dx, finite_differences(loss, x)) < 1e-6
+    if dx is None:  # ids have no gradient
+        check_gradients(loss, parameters, gradients)
+    else:
+        check_gradients(loss, {"dx": x, **parameters}, {"dx": dx, **gradients})
 
 
-@pytest.mark.parametrize("block", [1, 2, 3])
-def test_working_by_blocks_changes_nothing(monkeypatch, block):
-    x, qkv, out, dy = normal(N, D), normal(D, 3 * D), normal(D, D), normal(N, D)
+def test_a_wrong_gradient_is_named_with_the_one_nearest_to_the_fault_first():
+    x, dy = normal(N, D), normal(N, D)
+    _, saved = block(x, **BLOCK_PARAMETERS)
+    saved.ln2.inverse_std = saved.ln2.inverse_std * 1.01  # a fault in the second LayerNorm
+    dx, gradients = layers.block_backward(dy, saved)
+
+    def loss():
+        return float((block(x, **BLOCK_PARAMETERS)[0] * dy).sum())
+
+    with pytest.raises(AssertionError, match=r"first: attention\.out .*, dx ") as failure:
+        check_gradients(loss, {"dx": x, **BLOCK_PARAMETERS}, {"dx": dx, **gradients})
+    assert "mlp" not in str(failure.value)
+
+
+@pytest.mark.parametrize("rope_phases", [None, PHASES])
+@pytest.mark.parametrize("tile", [1, 2, 3, T])
+def test_attention_matches_the_naive_reference(monkeypatch, tile, rope_phases):
+    monkeypatch.setattr(layers, "QUERY_TILE", tile)
+    x, w_qkv, w_out = normal(N, D), normal(D, 3 * D), normal(D, D)
+    y, saved = layers.attention(x, w_qkv, w_out, H, T, rope_phases)
+    assert len(saved.attn_tiles) == -(-T // tile)
+    assert y == pytest.approx(naive_attention(x, w_qkv, w_out, H, T, rope_phases), rel=1e-12)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 3])
+def test_result_is_independent_of_the_tile_size(monkeypatch, tile):
+    x, w_qkv, w_out, dy = normal(N, D), normal(D, 3 * D), normal(D, D), normal(N, D)
     results = []
-    for size in (T, block):
-        monkeypatch.setattr(layers, "BLOCK", size)
-        assert len(layers.causal_blocks(T, T)) == -(-T // size)
-        y, cache = layers.attention(x, qkv, out, H, T)
-        dx, gradients = layers.attention_backward(dy, cache)
-        results.append([y, dx, gradients["qkv"], gradients["out"], layers.attention_map(cache)])
-    for whole, in_blocks in zip(*results):
-        assert in_blocks == pytest.approx(whole, rel=1e-12, abs=1e-12)
+    for size in (T, tile):
+        monkeypatch.setattr(layers, "QUERY_TILE", size)
+        y, saved = layers.attention(x, w_qkv, w_out, H, T)
+        dx, gradients = layers.attention_backward(dy, saved)
+        results.append([y, dx, gradients["qkv"], gradients["out"], layers.attention_map(saved)])
+    for in_one_tile, in_several in zip(*results):
+        assert in_several == pytest.approx(in_one_tile, rel=1e-12, abs=1e-12)
 
 
-def test_attention_takes_a_text_in_parts_as_it_takes_the_whole(monkeypatch):
-    monkeypatch.setattr(layers, "BLOCK", 2)
-    x, qkv, out = normal(N, D), normal(D, 3 * D), normal(D, D)
-    whole, _ = layers.attention(x, qkv, out, H, T)
-    past = np.empty((2, B, H, T, D // H))
-    parts, sequences = [], x.reshape(B, T, D)
+def test_attention_with_a_kv_cache_matches_the_whole_sequence(monkeypatch):
+    monkeypatch.setattr(layers, "QUERY_TILE", 2)
+    x, w_qkv, w_out = normal(N, D), normal(D, 3 * D), normal(D, D)
+    whole, _ = layers.attention(x, w_qkv, w_out, H, T)
+    kv_cache = np.empty((2, B, H, T, D // H))
+    pieces = []
     for start, stop in ((0, 1), (1, 4), (4, 5)):
-        part = sequences[:, start:stop].reshape(-1, D)
-        parts.append(
-            layers.attention(part, qkv, out, H, stop - start, past=past[:, :, :, :stop])[0].reshape(
-                B, -1, D
-            )
-        )
-    assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12, abs=1e-12)
-
-
-def test_convolution_is_what_its_formula_says():
-    x, w = normal(N, D), normal(4, D)
-    y, _ = layers.convolution(x, w, T)
-    for sequence, expected in zip(x.reshape(B, T, D), y.reshape(B, T, D)):
-        for t in range(T):
-            earlier = sum(w[k] * sequence[t - k] for k in range(min(t, 3) + 1))
-            assert expected[t] == pytest.approx(sequence[t] + earlier)
-
-
-def test_convolution_takes_a_text_in_parts_as_it_takes_the_whole():
-    x, w = normal(N, D), normal(4, D)
-    whole, _ = layers.convolution(x, w, T)
-    past = np.zeros((B, 3 + T, D))
-    parts = []
-    for start, stop in ((0, 1), (1, 4), (4, 5)):
-        part = x.reshape(B, T, D)[:, start:stop].reshape(-1, D)
-        y, _ = layers.convolution(part, w, stop - start, past[:, start : stop + 3])
-        parts.append(y.reshape(B, -1, D))
-    assert np.concatenate(parts, axis=1).reshape(N, D) == pytest.approx(whole, rel=1e-12)
+        piece = x.reshape(B, T, D)[:, start:stop].reshape(-1, D)
+        kv = kv_cache[:, :, :, :stop]
+        y, _ = layers.attention(piece, w_qkv, w_out, H, stop - start, kv=kv)
+        pieces.append(y.reshape(B, -1, D))
+    result = np.concatenate(pieces, axis=1).reshape(N, D)
+    assert result == pytest.approx(whole, rel=1e-12, abs=1e-12)
 
 
 def test_softmax_gradients_match_finite_differences():
@@ -192,13 +184,13 @@ def test_softmax_gradients_match_finite_differences():
 
 
 def test_cross_entropy_gradients_match_finite_differences():
-    logits, targets = normal(N, V), random.integers(0, V, N)
+    logits, targets = normal(N, V), rng.integers(0, V, N)
     _, cache = layers.cross_entropy(logits, targets)
     numeric = finite_differences(lambda: layers.cross_entropy(logits, targets)[0], logits)
     assert relative_error(layers.cross_entropy_backward(cache), numeric) < 1e-6
 
 
-def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+def test_dropout_zeroes_at_its_rate_and_keeps_the_mean():
     y, mask = layers.dropout(np.full((400, 500), 2, np.float32), 0.25, np.random.default_rng(0))
     assert y.dtype == mask.dtype == np.float32
     assert set(np.unique(y)) == {np.float32(0), np.float32(2) / np.float32(0.75)}
@@ -206,24 +198,24 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean():
     assert y.mean() == pytest.approx(2, abs=0.02)
 
 
-def test_rotary_scores_depend_on_distance_alone():
+def test_rotary_scores_depend_only_on_the_distance():
     query, key = normal(1, 4), normal(1, 4)
-    turns = np.exp(1j * np.arange(9)[:, None] * np.array([1.0, 0.1]))
-    queries, keys = (layers.rotate(np.tile(one, (9, 1)), turns) for one in (query, key))
+    phases = np.exp(1j * np.arange(9)[:, None] * np.array([1.0, 0.1]))
+    queries, keys = (layers.apply_rope(np.tile(one, (9, 1)), phases) for one in (query, key))
     scores = queries @ keys.T
     for distance in range(-4, 5):
         assert np.diagonal(scores, distance) == pytest.approx(scores[4, 4 + distance])
 
 
-def test_layer_norm_is_what_its_formula_says():
-    x, gain, bias = 0.01 * normal(N, D) + 2, normal(D), normal(D)  # small enough for ε to count
+def test_layer_norm_matches_its_formula():
+    x, gain, bias = 0.01 * normal(N, D) + 2, normal(D), normal(D)  # small enough for ε to matter
     y, _ = layers.layer_norm(x, gain, bias)
     for row, expected in zip(x, y):
         std = np.sqrt(row.var() + 1e-5)
         assert expected == pytest.approx(gain * (row - row.mean()) / std + bias)
 
 
-def test_gelu_is_the_tanh_form_and_its_slope_matches_finite_differences():
+def test_gelu_and_its_derivative():
     x = np.linspace(-6, 6, 101)
     expected = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
     y, slope = layers.gelu(x)
@@ -233,7 +225,7 @@ def test_gelu_is_the_tanh_form_and_its_slope_matches_finite_differences():
 
 
 @pytest.mark.filterwarnings("error")
-def test_extreme_numbers_stay_finite_and_quiet():
+def test_extreme_inputs_give_no_overflow_and_no_warning():
     x = np.array([[-1e4, -50, 0, 50, 1e4]], np.float32)
     y, slope = layers.gelu(x)
     assert y == pytest.approx(np.array([[0, 0, 0, 50, 1e4]]))

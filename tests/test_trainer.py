@@ -7,11 +7,11 @@ from threadpoolctl import threadpool_info
 
 from baregpt import GPT, Config
 from baregpt.optimizer import Optimizer
-from baregpt.trainer import Training, evaluate, random_windows, sum_tree, train
+from baregpt.trainer import TrainConfig, evaluate, random_windows, sum_tree, train
 
-CONFIG = Config(vocab_size=11, block_size=16, d_model=16, n_heads=2, n_layers=2)
+SHAPE = Config(vocab_size=11, block_size=16, d_model=16, n_heads=2, n_layers=2)
 IDS = np.arange(2000) * np.arange(2000) // 7 % 11  # a text with a pattern to learn
-SETTINGS = Training(
+CONFIG = TrainConfig(
     steps=60, batch_size=8, shards=4, warmup_steps=5, learning_rate=0.01, evaluation_interval=25
 )
 
@@ -20,10 +20,10 @@ Progress = namedtuple(
 )
 
 
-def trained(settings=SETTINGS, threads=None):
-    model = GPT(CONFIG, seed=3)
+def trained(config=CONFIG, threads=None):
+    model = GPT(SHAPE, seed=3)
     return model, [
-        Progress(*step) for step in train(model, IDS[:1800], IDS[1800:], settings, threads)
+        Progress(*step) for step in train(model, IDS[:1800], IDS[1800:], config, threads)
     ]
 
 
@@ -36,21 +36,19 @@ def test_training_lowers_both_losses_and_reports_every_step():
     assert all(p.gradient_norm > 0 for p in progress)
 
 
-def test_the_number_of_threads_changes_no_bit():
-    """With the default model: large enough for BLAS and Adam to spread their work, too, if they
-    were let.
-    """
+def test_result_is_bitwise_independent_of_the_number_of_threads():
+    """The default model is large enough for BLAS and Adam to use several threads if allowed to."""
     ids = np.resize(IDS, 20_000)
     results = set()
     for threads in (1, 2, 3):
         model = GPT(Config(11), seed=3)
-        settings = Training(steps=2, warmup_steps=0, muon_learning_rate=0.02, dropout=0.1)
-        list(train(model, ids, ids[:1000], settings, threads))
+        config = TrainConfig(steps=2, warmup_steps=0, muon_learning_rate=0.02, dropout=0.1)
+        list(train(model, ids, ids[:1000], config, threads))
         results.add(hashlib.md5(model.flat).hexdigest())
     assert len(results) == 1
 
 
-def test_the_seed_decides_the_batches():
+def test_seed_determines_the_batches():
     inputs, targets = random_windows(IDS, 16, 4, (1, 5))
     assert inputs.shape == targets.shape == (4, 16)
     assert (inputs[:, 1:] == targets[:, :-1]).all()
@@ -59,35 +57,35 @@ def test_the_seed_decides_the_batches():
     assert (inputs != random_windows(IDS, 16, 4, (2, 5))[0]).any()
 
 
-def test_random_windows_reach_both_ends_of_the_text():
+def test_random_windows_cover_both_ends_of_the_text():
     inputs, targets = random_windows(np.arange(20), 16, 500, 0)
     assert inputs.min() == 0
     assert targets.max() == 19
 
 
-def test_muon_and_dropout_learn_too():
+def test_training_with_muon_and_dropout_lowers_the_loss():
     model, progress = trained(
-        Training(**vars(SETTINGS) | {"muon_learning_rate": 0.02, "dropout": 0.1})
+        TrainConfig(**vars(CONFIG) | {"muon_learning_rate": 0.02, "dropout": 0.1})
     )
     assert progress[-1].validation_loss < np.log(11) - 0.3
-    without, _ = trained(Training(**vars(SETTINGS) | {"muon_learning_rate": 0.02}))
+    without, _ = trained(TrainConfig(**vars(CONFIG) | {"muon_learning_rate": 0.02}))
     assert (model.flat != without.flat).any()
 
 
 def test_shards_give_the_gradient_of_the_whole_batch():
-    whole, _ = trained(Training(**vars(SETTINGS) | {"shards": 1, "steps": 3}))
-    parts, _ = trained(Training(**vars(SETTINGS) | {"shards": 8, "steps": 3}))
+    whole, _ = trained(TrainConfig(**vars(CONFIG) | {"shards": 1, "steps": 3}))
+    parts, _ = trained(TrainConfig(**vars(CONFIG) | {"shards": 8, "steps": 3}))
     assert parts.flat == pytest.approx(whole.flat, abs=1e-4)
 
 
 @pytest.mark.parametrize("clip_norm", [0.05, 1e9])
 def test_a_step_is_adam_on_the_clipped_gradient_of_the_batch(clip_norm):
-    settings = Training(**vars(SETTINGS) | {"clip_norm": clip_norm, "steps": 3, "shards": 1})
-    model, progress = trained(settings)
-    expected = GPT(CONFIG, seed=3)
-    optimizer = Optimizer(expected.parameters, settings)
+    config = TrainConfig(**vars(CONFIG) | {"clip_norm": clip_norm, "steps": 3, "shards": 1})
+    model, progress = trained(config)
+    expected = GPT(SHAPE, seed=3)
+    optimizer = Optimizer(expected.parameters, config)
     for p in progress:
-        inputs, targets = random_windows(IDS[:1800], 16, 8, (settings.seed, p.step))
+        inputs, targets = random_windows(IDS[:1800], 16, 8, (config.seed, p.step))
         loss, gradients = expected.loss_and_gradients(inputs, targets)
         norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in gradients.values()])
         assert (p.train_loss, p.gradient_norm) == pytest.approx((loss, norm), rel=1e-5)
@@ -99,15 +97,17 @@ def test_a_step_is_adam_on_the_clipped_gradient_of_the_batch(clip_norm):
 
 
 @pytest.mark.filterwarnings("error")
-def test_training_that_diverges_stops_and_says_so():
-    settings = Training(**vars(SETTINGS) | {"learning_rate": 1e30, "warmup_steps": 0})
-    state = r"loss nan, gradient norm nan, learning rate 9.672e\+29"
-    with pytest.raises(ValueError, match=rf"training diverged at step 2 \({state}\)"):
-        trained(settings)
+def test_divergence_is_an_error():
+    config = TrainConfig(**vars(CONFIG) | {"learning_rate": 1e30, "warmup_steps": 0})
+    message = (
+        r"training diverged at step 2 \(loss nan, gradient norm nan\): lower the learning"
+    )
+    with pytest.raises(ValueError, match=message):
+        trained(config)
 
 
-def test_evaluation_takes_every_character_of_the_split_once():
-    model = GPT(CONFIG, seed=3)
+def test_evaluate_scores_every_character_once():
+    model = GPT(SHAPE, seed=3)
     ids = IDS[:53]  # three windows and a rest of four targets
     losses = [
         model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) * 16 for i in (0, 16, 32)
@@ -116,26 +116,33 @@ def test_evaluation_takes_every_character_of_the_split_once():
     assert evaluate(model, ids) == pytest.approx(sum(losses) / 52)
 
 
-def test_evaluation_of_some_windows_spreads_them_over_the_split():
-    model = GPT(CONFIG, seed=3)
+def test_evaluate_spreads_a_limited_number_of_windows_evenly():
+    model = GPT(SHAPE, seed=3)
     ids = IDS[:161]
     expected = [model.loss(ids[None, i : i + 16], ids[None, i + 1 : i + 17]) for i in (0, 80)]
     assert evaluate(model, ids, max_windows=2) == pytest.approx(np.mean(expected))
 
 
 @pytest.mark.parametrize("count", range(1, 9))
-def test_sum_tree_adds_everything_once(count):
+def test_sum_tree_sums_every_array_once(count):
     assert sum_tree([np.array([2.0**i]) for i in range(count)]) == 2**count - 1
 
 
-def test_blas_gets_its_threads_back():
+def test_number_of_blas_threads_is_restored():
     before = [library["num_threads"] for library in threadpool_info()]
-    trained(Training(**vars(SETTINGS) | {"steps": 2}))
+    trained(TrainConfig(**vars(CONFIG) | {"steps": 2}))
     assert [library["num_threads"] for library in threadpool_info()] == before
 
 
-@pytest.mark.parametrize(("train_ids", "validation_ids"), [(16, 100), (100, 16)])
-def test_a_split_without_room_for_a_window_is_refused(train_ids, validation_ids):
-    message = "a split of the text has 16 characters: it must have more than block_size, 16"
+@pytest.mark.parametrize(
+    ("train_ids", "validation_ids", "split"), [(16, 100, "training"), (100, 16, "validation")]
+)
+def test_a_split_too_short_for_a_window_is_refused(train_ids, validation_ids, split):
+    message = rf"the {split} split \(16\) must be longer than block_size \(16\)"
     with pytest.raises(ValueError, match=message):
-        next(train(GPT(CONFIG), IDS[:train_ids], IDS[:validation_ids], SETTINGS))
+        next(train(GPT(SHAPE), IDS[:train_ids], IDS[:validation_ids], CONFIG))
+
+
+def test_shards_must_divide_the_batch():
+    with pytest.raises(ValueError, match=r"batch_size \(16\) must be divisible by shards"):
+        TrainConfig(shards=3)
