@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from baregpt import GPT, Config, Vocab, generate, load_weights, save_weights
-from baregpt.trainer import Training, train
+from baregpt.trainer import TrainConfig, train
 
 WEIGHTS, PRETRAINED = Path("data/weights.pkl"), Path("data/pretrained.pkl")
 CORPUS = Path("data/plays.txt")
@@ -44,7 +44,7 @@ def main():
     asked = parser.parse_args()
     try:
         if not (asked.weights or WEIGHTS.exists() or PRETRAINED.exists()):
-            train_from_scratch(Training())
+            train_from_scratch(TrainConfig())
         path = asked.weights or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
         model, vocab = load_weights(path)
         how = asked.temperature, asked.top_k, asked.seed

@@ -15,7 +15,6 @@ class Config:
 
     vocab_size V: characters. block_size T: the longest context. d_model D: width. n_heads H: must
     divide D. n_layers L: blocks. rotary: queries and keys also turn with their position.
-    convolution: attention and MLP see of each position also the three before it.
     """
 
     vocab_size: int
@@ -24,7 +23,6 @@ class Config:
     n_heads: int = 4
     n_layers: int = 2
     rotary: bool = False
-    convolution: bool = False
 
     def __post_init__(self):
         for field in fields(self):
@@ -55,9 +53,6 @@ def parameter_shapes(config):
             f"blocks.{i}.mlp.w2": (4 * D, D),
             f"blocks.{i}.mlp.b2": (D,),
         }
-        if config.convolution:
-            taps = layers.REACH + 1, D
-            shapes |= {f"blocks.{i}.conv1.weight": taps, f"blocks.{i}.conv2.weight": taps}
     return shapes | {"head.weight": (D, V), "head.bias": (V,)}
 
 

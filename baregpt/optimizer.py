@@ -42,8 +42,8 @@ class Optimizer:
     def __init__(self, parameters, settings):
         self.parameters = parameters
         self.settings = settings
-        self.mean = {name: np.zeros_like(p) for name, p in parameters.items()}
-        self.square = {name: np.zeros_like(p) for name, p in parameters.items()}
+        self.m = {name: np.zeros_like(p) for name, p in parameters.items()}
+        self.v = {name: np.zeros_like(p) for name, p in parameters.items()}
 
     def update(self, gradients, step, parallel_map=map):
         """Take step number `step`, from 1, along the gradients; `parallel_map` may spread the work
@@ -65,7 +65,7 @@ class Optimizer:
 
     def adam(self, name, gradient, step, rate):
         """Both averages started at zero: hence the divisors."""
-        p, m, v = self.parameters[name], self.mean[name], self.square[name]
+        p, m, v = self.parameters[name], self.m[name], self.v[name]
         beta1, beta2 = self.settings.beta1, self.settings.beta2
         m *= beta1
         m += (1 - beta1) * gradient
@@ -77,7 +77,7 @@ class Optimizer:
         """The direction looks ahead, as Nesterov's momentum does; queries, keys and values are
         matrices of their own.
         """
-        p, m = self.parameters[name], self.mean[name]
+        p, m = self.parameters[name], self.m[name]
         m += (1 - MUON_MOMENTUM) * (gradient - m)
         ahead = gradient + MUON_MOMENTUM * (m - gradient)
         parts = np.split(ahead, 3 if name.endswith(".qkv") else 1, axis=1)

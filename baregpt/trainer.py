@@ -12,7 +12,7 @@ from baregpt.optimizer import Optimizer, schedule
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainConfig:
     """How to train.
 
     Each step takes `batch_size` windows in `shards` equal parts, whose gradients are summed in one
@@ -71,18 +71,18 @@ def sum_tree(arrays):
     return iadd(sum_tree(arrays[:half]), sum_tree(arrays[half:])) if half else arrays[0]
 
 
-def train(model, train_ids, validation_ids, settings, threads=None, optimizer=None, taken=0,
-          share=None):  # fmt: skip
+def train(model, train_ids, validation_ids, config, threads=None, optimizer=None,
+          completed_steps=0, distribute=None):  # fmt: skip
     """Train `model` in place. Each step is taken when the caller asks for it, and yields
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm): losses in nats a character,
     validation_loss None between evaluations, the norm that before clipping. Same model, ids and
-    settings: same parameters, to the last bit, whatever the number of threads (by default as many
+    config: same parameters, to the last bit, whatever the number of threads (by default as many
     as BLAS would use, so OMP_NUM_THREADS holds). Between steps, model and optimizer are all that
-    there is to know: with both as they were after `taken` steps, training goes on as if it had
+    there is to know: with both as they were after `completed_steps` steps, training goes on as if it had
     never stopped. ValueError if a split has no room for a window, or if training diverges.
 
-    `share`, if given, makes of the map over threads one over processes: see pipeline/ranks.py.
+    `distribute`, if given, makes of the map over threads one over processes: see pipeline/training/communicator.py.
     """
     length = model.config.block_size
     shorter = min(len(train_ids), len(validation_ids))
@@ -92,40 +92,40 @@ def train(model, train_ids, validation_ids, settings, threads=None, optimizer=No
     blas = ThreadpoolController().select(user_api="blas")
     counts = [library.num_threads for library in blas.lib_controllers]
     threads = threads or max(counts, default=os.cpu_count())
-    optimizer = optimizer or Optimizer(model.parameters, settings)
-    dropouts = [settings.dropout] * settings.shards
+    optimizer = optimizer or Optimizer(model.parameters, config)
+    dropouts = [config.dropout] * config.shards
 
     def mean_of_shards(name):
         gradient = sum_tree([shard[name] for shard in shard_gradients])
-        gradient /= settings.shards
+        gradient /= config.shards
         return gradient, np.vdot(gradient, gradient)  # and its length, squared
 
     # One thread of BLAS to each shard: all cores then work through the element-wise parts as well.
     # A training that diverges overflows, which is checked below: each thread has to be told.
     pool = ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",))
     with blas.limit(limits=1), pool:
-        everywhere = share(pool.map) if share else pool.map
-        for step in range(taken + 1, settings.steps + 1):
-            seed = settings.seed, step
-            batch = random_windows(train_ids, length, settings.batch_size, seed)
-            ids, targets = (np.split(part, settings.shards) for part in batch)
-            seeds = [(*seed, shard) for shard in range(1, settings.shards + 1)]
-            results = everywhere(model.loss_and_gradients, ids, targets, dropouts, seeds)
+        map_shards = distribute(pool.map) if distribute else pool.map
+        for step in range(completed_steps + 1, config.steps + 1):
+            seed = config.seed, step
+            batch = random_windows(train_ids, length, config.batch_size, seed)
+            ids, targets = (np.split(part, config.shards) for part in batch)
+            seeds = [(*seed, shard) for shard in range(1, config.shards + 1)]
+            results = map_shards(model.loss_and_gradients, ids, targets, dropouts, seeds)
             losses, shard_gradients = zip(*results)
             train_loss = float(np.mean(losses))
             gradients, squares = zip(*pool.map(mean_of_shards, model.parameters))
-            learning_rate = schedule(step, settings) * settings.learning_rate
+            learning_rate = schedule(step, config) * config.learning_rate
             norm = float(np.sqrt(np.sum(squares, dtype=np.float64)))
             if not np.isfinite(norm + train_loss):
                 state = f"loss {train_loss:.4g}, gradient norm {norm:.4g}"
                 at = f"step {step} ({state}, learning rate {learning_rate:.4g})"
                 raise ValueError(f"training diverged at {at}: lower the learning rate")
-            if norm > settings.clip_norm:
+            if norm > config.clip_norm:
                 for gradient in gradients:
-                    gradient *= settings.clip_norm / norm
+                    gradient *= config.clip_norm / norm
             optimizer.update(dict(zip(model.parameters, gradients)), step, pool.map)
             validation_loss = None
-            if step % settings.evaluation_interval == 0 or step == settings.steps:
-                windows = settings.evaluation_windows
-                validation_loss = evaluate(model, validation_ids, windows, everywhere)
+            if step % config.evaluation_interval == 0 or step == config.steps:
+                windows = config.evaluation_windows
+                validation_loss = evaluate(model, validation_ids, windows, map_shards)
             yield step, train_loss, validation_loss, learning_rate, norm
