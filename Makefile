@@ -53,7 +53,7 @@ extras: setup
 	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt --no-build-isolation --editable '.[remotes,mpi]'
 
 repro: setup
-	@$(BIN)/python -m pipeline.params
+	@$(BIN)/python -m pipeline.common.params
 	@$(BIN)/python -m dvc repro
 
 best: setup
@@ -71,7 +71,7 @@ torture: .venv/.tests
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	@$(BIN)/python -c 'from pipeline import store; store.connect()'  # which follows a checkout that was moved
+	@$(BIN)/python -c 'from pipeline.tracking import store; store.connect()'  # which follows a checkout that was moved
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 register: setup

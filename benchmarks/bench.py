@@ -69,7 +69,7 @@ def prepare(shape):
 def ours(shape, shards=None):
     """A training step of baregpt."""
     from baregpt.trainer import Training, train
-    from pipeline.stage import keep_freed_memory
+    from pipeline.common.stage import keep_freed_memory
 
     keep_freed_memory()  # as the train stage does
     model, ids = prepare(shape)

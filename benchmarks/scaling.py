@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from baregpt.trainer import Training, train
 from benchmarks.bench import DEFAULT, HERE, NANOGPT, cpu_name, prepare
-from pipeline.ranks import Ranks
-from pipeline.stage import keep_freed_memory
+from pipeline.training.communicator import Ranks
+from pipeline.common.stage import keep_freed_memory
 
 ROUNDS = 2
 MODELS = {

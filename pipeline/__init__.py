@@ -21,5 +21,5 @@ if sys.argv[0] == "-m":
 CODE = {
     path.as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     for folder in ("baregpt", "pipeline")
-    for path in Path(folder).glob("*.py")
+    for path in Path(folder).rglob("*.py")
 }

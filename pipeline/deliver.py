@@ -1,7 +1,7 @@
 """Bring to MLflow what could not be delivered when it was made."""
 
-from pipeline import outbox
-from pipeline.stage import run
+from pipeline.common.stage import run
+from pipeline.tracking import outbox
 
 
 def main():

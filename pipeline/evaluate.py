@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from baregpt.trainer import evaluate
 from baregpt.weights import load_weights
-from pipeline.params import load_params
+from pipeline.common.params import load_params
+from pipeline.common.stage import WEIGHTS, run
 from pipeline.prepare import clean, read_corpus
-from pipeline.stage import WEIGHTS, run
 
 
 def main():

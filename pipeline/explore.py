@@ -13,10 +13,10 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.model import parameter_shapes
 from baregpt.weights import read_weights
-from pipeline.inputs import checksum
-from pipeline.stage import PRETRAINED, WEIGHTS, run
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import PRETRAINED, WEIGHTS, run
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).with_name("explorer")
 PARTS = {"/* model.js */": "model.js", "/* explore.js */": "explore.js"}
 SHOWN = "steps", "train_loss", "validation_loss"  # of the metadata: what they say is repeatable
 LARGEST = np.finfo(np.float16).max
@@ -39,7 +39,7 @@ def write_page(path, model, vocab, metadata, md5, text):
         "md5": md5,
         "text": text,
     }
-    page = (HERE / "explore.html").read_text(encoding="utf-8")
+    page = (HERE / "page.html").read_text(encoding="utf-8")
     for mark, name in PARTS.items():
         page = page.replace(mark, (HERE / name).read_text(encoding="utf-8"))
     weights = base64.b64encode(halves.tobytes()).decode()

@@ -7,9 +7,9 @@ import numpy as np
 
 from baregpt.model import GPT
 from baregpt.weights import read_weights, save_weights
-from pipeline import tracking
-from pipeline.inputs import checksum
-from pipeline.stage import PRETRAINED, WEIGHTS, run
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import PRETRAINED, WEIGHTS, run
+from pipeline.tracking import client as tracking
 
 
 def main():

@@ -11,11 +11,9 @@ from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
 from baregpt.weights import read_weights
-from pipeline import outbox
-from pipeline.explore import write_page
-from pipeline.inputs import checksum
-from pipeline.params import load_params
-from pipeline.stage import (
+from pipeline.common.inputs import checksum
+from pipeline.common.params import load_params
+from pipeline.common.stage import (
     ATTENTION_PICTURE,
     EXPLORE_PAGE,
     WEIGHTS,
@@ -23,6 +21,8 @@ from pipeline.stage import (
     prompt_or_excerpt,
     run,
 )
+from pipeline.explore import write_page
+from pipeline.tracking import outbox
 
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
 

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from baregpt.files import atomic_write
-from pipeline.params import load_params
-from pipeline.stage import CORPUS, TEXT, run
+from pipeline.common.params import load_params
+from pipeline.common.stage import CORPUS, TEXT, run
 
 
 def read_corpus(path):

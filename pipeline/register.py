@@ -7,10 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from baregpt.weights import load_weights, read_weights
-from pipeline import outbox, store, tracking
-from pipeline.inputs import checksum
-from pipeline.record import FINISHED, Record, now
-from pipeline.stage import WEIGHTS, run
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import WEIGHTS, run
+from pipeline.tracking import client as tracking
+from pipeline.tracking import outbox, store
+from pipeline.tracking.record import FINISHED, Record, now
 
 NAME = "baregpt"
 DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}  # of the served model
@@ -31,12 +32,12 @@ def log_model(client, run_id, weights):
     specs = [ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()]
     prompt, text = Schema([ColSpec("string", "prompt")]), Schema([ColSpec("string")])
     _, vocab = load_weights(weights)
-    here = Path(__file__).parent
+    here = Path(__file__).with_name("tracking")
     with tempfile.TemporaryDirectory() as folder:
         mlflow.pyfunc.save_model(
             f"{folder}/model",
             loader_module="served_model",
-            code_paths=[str(here / "served_model.py"), str(here.with_name("baregpt"))],
+            code_paths=[str(here / "served_model.py"), str(here.parents[1] / "baregpt")],
             data_path=str(weights),
             signature=ModelSignature(prompt, text, ParamSchema(specs)),
             input_example=(pandas.DataFrame({"prompt": [vocab.characters[0]]}), DEFAULTS),

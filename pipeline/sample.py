@@ -3,10 +3,10 @@
 from baregpt.files import atomic_write
 from baregpt.sampler import generate
 from baregpt.weights import read_weights
-from pipeline import outbox
-from pipeline.inputs import checksum
-from pipeline.params import load_params
-from pipeline.stage import SAMPLES, WEIGHTS, encode_prompt, prompt_or_excerpt, run
+from pipeline.common.inputs import checksum
+from pipeline.common.params import load_params
+from pipeline.common.stage import SAMPLES, WEIGHTS, encode_prompt, prompt_or_excerpt, run
+from pipeline.tracking import outbox
 
 
 def main():

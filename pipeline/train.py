@@ -15,12 +15,9 @@ from baregpt.model import GPT, Config
 from baregpt.optimizer import Optimizer
 from baregpt.trainer import Training, evaluate, train
 from baregpt.weights import save_weights
-from pipeline import checkpoint, outbox, ranks
-from pipeline.inputs import Inputs
-from pipeline.journal import Journal, begin_record
-from pipeline.launch import AS_RANK, launch
-from pipeline.params import load_params
-from pipeline.stage import (
+from pipeline.common.inputs import Inputs
+from pipeline.common.params import load_params
+from pipeline.common.stage import (
     DATA,
     LOSS_PICTURE,
     METRICS,
@@ -31,6 +28,11 @@ from pipeline.stage import (
     keep_freed_memory,
     run,
 )
+from pipeline.tracking import outbox
+from pipeline.tracking.run_logger import Journal, begin_record
+from pipeline.training import checkpoint
+from pipeline.training import communicator as ranks
+from pipeline.training.launcher import AS_RANK, launch
 from pipeline.vocab import read_splits
 
 EXCERPT = 40  # characters of the held-out text that the weights bring as a prompt
@@ -142,7 +144,10 @@ def excerpt(vocab, ids, block_size):
 
 def finish(model, vocab, validation_loss, corpus, validation_ids, settings, progress):
     """Write everything that training makes; return its metrics."""
-    from pipeline.curves import draw_curves, write_curve  # takes a second: not for each rank
+    from pipeline.training.curves import (  # takes a second: not for each rank
+        draw_curves,
+        write_curve,
+    )
 
     best_step = progress.best_step
     before = progress.train_curve[max(0, best_step - settings.evaluation_interval) : best_step]

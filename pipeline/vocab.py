@@ -7,8 +7,8 @@ import numpy as np
 
 from baregpt.files import atomic_write
 from baregpt.vocab import Vocab
-from pipeline.params import load_params
-from pipeline.stage import CORPUS, TEXT, TRAIN_IDS, VALIDATION_IDS, VOCAB, run
+from pipeline.common.params import load_params
+from pipeline.common.stage import CORPUS, TEXT, TRAIN_IDS, VALIDATION_IDS, VOCAB, run
 
 PART = 1 << 20  # characters encoded at once: as plain integers they take eight times the memory
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from baregpt.model import Config
 from baregpt.trainer import Training
-from pipeline.params import load_params
+from pipeline.common.params import load_params
 
 
 def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
@@ -17,7 +17,7 @@ def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
 
 
 def test_every_setting_of_training_and_model_is_a_param():
-    from pipeline.params import Model, Train
+    from pipeline.common.params import Model, Train
 
     assert set(Train.model_fields) - {"launcher"} == {field.name for field in fields(Training)}
     assert {"vocab_size", *Model.model_fields} == {field.name for field in fields(Config)}

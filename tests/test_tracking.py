@@ -11,8 +11,8 @@ from conftest import mlflow_runs
 from filelock import FileLock
 from servers import Tracking
 
-from pipeline import outbox, store
-from pipeline.record import FINISHED, KILLED, Record, now
+from pipeline.tracking import outbox, store
+from pipeline.tracking.record import FINISHED, KILLED, Record, now
 
 SECRET = secrets.token_hex(16)
 

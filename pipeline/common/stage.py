@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline.inputs import Inputs
+from pipeline.common.inputs import Inputs
 
 DATA = Path("data")
 CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.json"

@@ -180,6 +180,6 @@ def check():
 
 
 if __name__ == "__main__":
-    from pipeline.stage import run  # which reads params itself
+    from pipeline.common.stage import run  # which reads params itself
 
     run(check)

@@ -18,10 +18,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from baregpt.files import atomic_write
-from pipeline import store, tracking
-from pipeline.inputs import checksum
-from pipeline.record import FINISHED, KILLED, RUNNING, Record, now
-from pipeline.stage import DATA, STOPS
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import DATA, STOPS
+from pipeline.tracking import client as tracking
+from pipeline.tracking import store
+from pipeline.tracking.record import FINISHED, KILLED, RUNNING, Record, now
 
 UNDELIVERED = Path(os.path.relpath(store.HOME / DATA / "undelivered"))
 KEEPING = FileLock(UNDELIVERED / "keeping.lock", timeout=60)  # never held while MLflow is asked

@@ -14,7 +14,7 @@ import numpy as np
 
 from baregpt.model import named_views
 from baregpt.trainer import sum_tree
-from pipeline.stage import STOPS, run
+from pipeline.common.stage import STOPS, run
 
 PATIENCE = 10  # seconds that a rank waits for another, beyond five times what its own work took
 PATIENCE_WITH_FIRST = 600  # while the first writes a checkpoint and talks to MLflow

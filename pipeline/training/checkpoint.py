@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from baregpt.files import atomic_write
-from pipeline.outbox import warn
-from pipeline.record import Record
-from pipeline.stage import CHECKPOINTS
+from pipeline.common.stage import CHECKPOINTS
+from pipeline.tracking.outbox import warn
+from pipeline.tracking.record import Record
 
 KEPT = 2  # the newest; older ones go when a new one is written
 

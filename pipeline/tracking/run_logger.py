@@ -7,10 +7,12 @@ import time
 
 from tqdm import tqdm
 
-from pipeline import checkpoint, outbox, tracking
-from pipeline.inputs import checksum
-from pipeline.record import FAILED, FINISHED, KILLED, Record
-from pipeline.stage import LOSS_PICTURE, VOCAB, WEIGHTS
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import LOSS_PICTURE, VOCAB, WEIGHTS
+from pipeline.tracking import client as tracking
+from pipeline.tracking import outbox
+from pipeline.tracking.record import FAILED, FINISHED, KILLED, Record
+from pipeline.training import checkpoint
 
 
 def begin_record(params, corpus, model):

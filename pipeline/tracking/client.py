@@ -5,10 +5,10 @@ import re
 import uuid
 from pathlib import Path
 
-from pipeline import store
-from pipeline.params import flat
-from pipeline.record import FINISHED
-from pipeline.stage import WEIGHTS
+from pipeline.common.params import flat
+from pipeline.common.stage import WEIGHTS
+from pipeline.tracking import store
+from pipeline.tracking.record import FINISHED
 
 AT_ONCE = 1000  # metrics that MLflow takes in one call
 

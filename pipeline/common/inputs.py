@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pipeline
-from pipeline.params import PARAMS, flat, read_yaml
+from pipeline.common.params import PARAMS, flat, read_yaml
 
 
 def checksum(path):
