@@ -1,4 +1,4 @@
-"""Bring to MLflow what could not be delivered when it was made."""
+"""Deliver the records in the outbox, data/undelivered, to MLflow."""
 
 from pipeline.common.stage import run
 from pipeline.tracking import outbox
@@ -6,7 +6,7 @@ from pipeline.tracking import outbox
 
 def main():
     count = outbox.deliver()
-    print(f"delivered {count} records" if count else "nothing waits to be delivered")
+    print(f"delivered {count} records" if count else "the outbox is empty")
 
 
 if __name__ == "__main__":

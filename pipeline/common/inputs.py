@@ -1,14 +1,15 @@
-"""What a stage reads, as DVC records it."""
+"""The inputs of a stage, as DVC records them."""
 
 import hashlib
 from pathlib import Path
 
 import pipeline
-from pipeline.common.params import PARAMS, flat, read_yaml
+from pipeline.common.paths import PARAMS
+from pipeline.common.yaml_file import flatten, read_yaml
 
 
 def checksum(path):
-    """The md5 of a file, by which DVC knows it; None if it cannot be read."""
+    """Return the MD5 of a file, as DVC records it; None if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
@@ -17,44 +18,49 @@ def checksum(path):
 
 
 class Inputs:
-    """What a stage reads, by dvc.yaml: the values of its params, and checksums of data and code.
+    """The inputs that dvc.yaml names for a stage: the values of its params, and the MD5 of its data
+    and code.
 
-    DVC records all of this when a stage has ended. So a stage that takes minutes asks in the end
-    whether it is still what it was in the beginning: else the wrong params would be recorded.
+    DVC records them when the stage has ended. If they have changed since it began, it would record
+    params that did not make the outputs, so stages check this at the end.
     """
 
     def __init__(self, stage, code=pipeline.CODE):
-        self.stage, self.described = stage, read_yaml("dvc.yaml")["stages"][stage]
-        params = flat(read_yaml(PARAMS))  # as it stands: what is wrong in it, `load_params` says
-        sections = tuple(f"{name}." for name in self.described["params"])
-        its_own = [name for name in params if f"{name}.".startswith(sections)]
-        self.values = {name: params[name] for name in its_own}
-        for dep in self.described["deps"]:
+        self.stage, self.definition = stage, read_yaml("dvc.yaml")["stages"][stage]
+        params = flatten(read_yaml(PARAMS))  # not checked here: load_params reports errors
+        sections = tuple(f"{name}." for name in self.definition["params"])
+        self.values = {
+            name: value for name, value in params.items() if f"{name}.".startswith(sections)
+        }
+        for dep in self.definition["deps"]:
             path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
             self.values[path] = code.get(path) or checksum(path)
 
-    def differences(self, former):
-        """How these inputs differ from former ones, name -> value: in words, '' if they do not."""
+    def differences(self, other):
+        """Return how these inputs differ from others (name -> value) as text, "" if they do not."""
         changes = [
-            name if "/" in name else f"{name} ({was}, now {now})"
-            for name in sorted({*self.values, *former})
-            if (was := former.get(name)) != (now := self.values.get(name))
+            name if "/" in name else f"{name} ({theirs}, now {ours})"
+            for name in sorted({*self.values, *other})
+            if (theirs := other.get(name)) != (ours := self.values.get(name))
         ]
         return ", ".join(changes[:3]) + ", ..." * (len(changes) > 3)
 
     def changes(self):
-        """How what the stage reads differs from what it was; '' if it does not."""
+        """Return what has changed on disk since these inputs were read, "" if nothing has."""
         try:
             return Inputs(self.stage, code={}).differences(self.values)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            return f"{PARAMS} or dvc.yaml ({' '.join(str(error).split())})"  # being written, say
+            # one of the two files may be half written
+            return f"{PARAMS} or dvc.yaml ({' '.join(str(error).split())})"
 
     def check(self):
-        """ValueError if anything that the stage reads has changed."""
+        """ValueError if an input has changed on disk since these were read."""
         if changes := self.changes():
-            kept = f"changed while `{self.stage}` ran, so its results are not kept"
-            raise ValueError(f"{changes} {kept}: run again, as it is now or as it was")
+            raise ValueError(
+                f"{changes} changed while stage `{self.stage}` ran, so its outputs were discarded;"
+                " rerun, or revert the change first"
+            )
 
     def outputs(self):
-        """The files that the stage makes."""
-        return [Path(path) for path in self.described["outs"] + self.described.get("metrics", [])]
+        """Return the paths of the stage's outputs."""
+        return [Path(path) for path in self.definition["outs"] + self.definition.get("metrics", [])]

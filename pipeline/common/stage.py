@@ -1,4 +1,4 @@
-"""What every stage shares: how it ends, what it reads, and where its files lie."""
+"""Running commands and stages: errors, signals, exit codes, and prompts from params.yaml."""
 
 import ctypes
 import io
@@ -9,68 +9,71 @@ import sys
 from pathlib import Path
 
 from pipeline.common.inputs import Inputs
+from pipeline.common.paths import DATA
 
-DATA = Path("data")
-CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.json"
-TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
-WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
-TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.csv"
-LOSS_PICTURE = DATA / "loss.png"
-ATTENTION_PICTURE, EXPLORE_PAGE = DATA / "attention.png", DATA / "explore.html"
-PRETRAINED = DATA / "pretrained.pkl"
-CHECKPOINTS = DATA / "checkpoints"  # known to neither DVC nor git
-STOPS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+warned = set[str]()
+
+
+def warn(message):
+    """Print a warning to stderr, once per process."""
+    if message not in warned:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    warned.add(message)
 
 
 def keep_freed_memory():
-    """Have glibc keep what a step frees for the next one: mapping it anew, page by page, costs a
-    tenth of the time.
+    """Have glibc keep freed memory for the next step: returning it to the kernel and mapping it
+    again takes a tenth of the time of a step.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their largest; M_ARENA_MAX, so that what one thread
-    # frees serves all
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their maximum; one M_ARENA_MAX, so that threads reuse
+    # each other's memory.
     for option, value in {-1: (1 << 31) - 1, -3: 32 << 20, -8: 1}.items():
         ctypes.CDLL(None).mallopt(option, value)
 
 
 def run(main, stage=None):
-    """Run a program and end the process: one line and exit code 1 for what a person can mend, 130
-    when stopped. Of a stage, the results stay only if its inputs are still what they were.
+    """Run a command and exit: with code 1 and a one-line message after an error that the user can
+    fix, with 130 if interrupted.
+
+    A stage's outputs are deleted if its inputs changed while it ran.
     """
-    for stop in STOPS:
-        if stop != signal.SIGHUP or signal.getsignal(stop) != signal.SIG_IGN:  # as nohup wants it
+    for stop in STOP_SIGNALS:
+        if stop != signal.SIGHUP or signal.getsignal(stop) != signal.SIG_IGN:  # ignored by nohup
             signal.signal(stop, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal may not know every character
+            stream.reconfigure(errors="replace")  # the terminal may not have every character
     try:
         inputs = Inputs(stage) if stage else None
         main()
         if inputs:
-            keep_outputs_if_unchanged(inputs)
+            discard_outputs_if_changed(inputs)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)  # at once: DVC records the params as they are when this process is gone
+            os._exit(0)  # at once, because DVC reads the params when this process has ended
     except FileNotFoundError as error:
-        made_here = Path(str(error.filename)).parent == DATA
-        hint = ": `dvc repro` makes it" if made_here else ""
-        sys.exit(f"error: {error.filename} does not exist{hint}")
+        if Path(str(error.filename)).parent == DATA:
+            sys.exit(f"error: {error.filename} does not exist; run `dvc repro` to create it")
+        sys.exit(f"error: {error.filename} does not exist")
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         sys.exit(f"error: {reason}")
     except ValueError as error:
         sys.exit(f"error: {error}")
     except MemoryError as error:
-        helps = "a smaller model or batch_size in params.yaml, or a smaller corpus, helps"
-        sys.exit(f"error: out of memory ({error}): {helps}")
+        sys.exit(
+            f"error: out of memory ({error}); reduce the model, train.batch_size or the corpus"
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def keep_outputs_if_unchanged(inputs):
-    """The last look of a stage at its inputs: what was made from others does not stay."""
+def discard_outputs_if_changed(inputs):
+    """Delete a stage's outputs and raise ValueError if its inputs have changed."""
     try:
         inputs.check()
     except (OSError, ValueError):
@@ -79,19 +82,18 @@ def keep_outputs_if_unchanged(inputs):
         raise
 
 
-def encode_prompt(vocab, prompt, key):
-    """The ids of a prompt from params.yaml; ValueError names its key if a character is not in the
-    vocabulary.
+def encode_prompt(vocab, prompt, name):
+    """Return the ids of a prompt from params.yaml; ValueError, with the name of the parameter, if
+    it has a character outside the vocabulary.
     """
     try:
         return vocab.encode(prompt)
     except ValueError as error:
-        raise ValueError(f"params.yaml: {key}: {error}") from None
+        raise ValueError(f"params.yaml: {name}: {error}") from None
 
 
-def prompt_or_excerpt(prompt, vocab, metadata):
-    """A prompt from params.yaml; if that is null, how the held-out text begins, as the weights say.
-
-    Weights that do not say give their first characters: any corpus has a prompt that fits it.
+def default_prompt(vocab, metadata):
+    """Return the prompt for `null` in params.yaml: a line of the held-out text, which training put
+    into the weights' metadata, or else the first character of the vocabulary.
     """
-    return prompt or metadata.get("excerpt") or vocab.characters[:1]
+    return metadata.get("excerpt") or vocab.characters[:1]

@@ -1,23 +1,23 @@
-"""What MLflow is to know of a run, as JSON."""
+"""The record of an MLflow run, as JSON values."""
 
 import time
 from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
 
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # statuses of a run
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as MLflow has them
 
 
 def now():
-    """Milliseconds since 1970, as MLflow counts."""
+    """Return the milliseconds since 1970, MLflow's unit of time."""
     return int(time.time() * 1000)
 
 
 @dataclass
-class Record:
-    """What MLflow is to know of a run, all of it JSON values.
+class RunRecord:
+    """Everything that is to be logged of a run.
 
-    key: the tag that tells the run from all others. metrics: [name, value, time, step].
+    key: the tag whose value identifies the run. metrics: [name, value, time, step].
     """
 
     key: str
@@ -30,27 +30,29 @@ class Record:
 
     @classmethod
     def from_json(cls, values):
-        """A record from what was written of one, by this version or another: what is unknown is
-        left out. ValueError if the rest makes no record.
+        """Return a record from its JSON values; unknown fields are ignored. ValueError if the rest
+        is not a record.
         """
         try:
             record = TypeAdapter(cls).validate_python(values)
-            record.name  # noqa: B018 - it has one
+            record.name  # noqa: B018 - must exist
         except (KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"it is no record of this version: {reason}") from None
+            raise ValueError(f"it is not a record of this version: {reason}") from None
         return record
 
     @property
     def name(self):
-        """What its folder is called."""
+        """The name of its folder in the outbox."""
         return self.tags[self.key]
 
-    def log(self, step, **values):
-        """Note values of a step."""
-        present = {name: value for name, value in values.items() if value is not None}
-        self.metrics += [(name, value, now(), step) for name, value in present.items()]
+    def log_metrics(self, step, **values):
+        """Add the metrics of a step; None is skipped."""
+        time = now()
+        self.metrics += [
+            (name, value, time, step) for name, value in values.items() if value is not None
+        ]
 
     def finish(self, status):
-        """Note how the run has ended, and when."""
+        """Set the final status and the end time."""
         self.status, self.end = status, now()

@@ -1,6 +1,4 @@
-"""What is written down of a training while it runs: for the person, for MLflow, and for the next
-run, if this one is stopped.
-"""
+"""Logging a training: to the terminal, and to its MLflow run."""
 
 import contextlib
 import time
@@ -8,60 +6,62 @@ import time
 from tqdm import tqdm
 
 from pipeline.common.inputs import checksum
-from pipeline.common.stage import LOSS_PICTURE, VOCAB, WEIGHTS
-from pipeline.tracking import client as tracking
+from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
 from pipeline.tracking import outbox
-from pipeline.tracking.record import FAILED, FINISHED, KILLED, Record
-from pipeline.training import checkpoint
+from pipeline.tracking.client import describe_training
+from pipeline.tracking.record import FAILED, FINISHED, KILLED, RunRecord
 
 
-def begin_record(params, corpus, model):
-    """What MLflow is to know of a training that begins."""
-    tags, texts = tracking.describe_training(params.model_dump(), corpus["md5"])
-    record = Record("training", tags, texts)
+def new_record(params, corpus, model):
+    """Return the record of a training that begins: tags, params and parameter counts."""
+    tags, values = describe_training(params.model_dump(), corpus["md5"])
+    record = RunRecord("training", tags, values)
     counts = {"parameters.total": model.n_parameters}
-    for name, parameter in model.parameters.items():  # the blocks' parts over all layers together
+    for name, parameter in model.parameters.items():  # summed over the blocks
         words = name.split(".")
-        part = f"parameters.{words[2] if words[0] == 'blocks' else words[0]}"
-        counts[part] = counts.get(part, 0) + parameter.size
-    record.log(0, **counts)
+        layer = f"parameters.{words[2] if words[0] == 'blocks' else words[0]}"
+        counts[layer] = counts.get(layer, 0) + parameter.size
+    record.log_metrics(0, **counts)
     return record
 
 
-class Journal:
-    """Of one training; as a context, it has MLflow know if that ended too soon."""
+class RunLogger:
+    """Logs the steps of a training. As a context manager it marks the run as failed or killed after
+    an exception.
+    """
 
-    def __init__(self, inputs, record, progress, arrays, settings, model):
-        self.inputs, self.record, self.progress, self.arrays = inputs, record, progress, arrays
-        self.characters = settings.batch_size * model.config.block_size  # seen in each step
-        self.taken, self.start = progress.steps, time.perf_counter()
-        # quiet if not a terminal
-        self.bar = tqdm(initial=self.taken, total=settings.steps, unit="step", disable=None)
-        self.owner = outbox.owner(record.name)
+    def __init__(self, record, steps, completed_steps, characters_per_step):
+        self.record, self.completed_steps = record, completed_steps
+        self.characters_per_step = characters_per_step
+        self.step, self.start = completed_steps, time.perf_counter()
+        # disable=None: no bar unless on a terminal
+        self.bar = tqdm(initial=completed_steps, total=steps, unit="step", disable=None)
+        self.lock = outbox.run_lock(record.name)
 
     def __enter__(self):
-        self.owner.acquire()
+        self.lock.acquire()
+        return self
 
     def __exit__(self, kind, error, traceback):
         self.bar.close()
-        if error and self.progress.steps:  # else it never began
+        if error and self.step:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.record.finish(KILLED if interrupted else FAILED)
-            with contextlib.suppress(OSError):  # a full disk, say: the next run will tell MLflow
-                outbox.keep(self.record)
-                outbox.deliver_or_warn()
-        self.owner.release()
+            with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
+                self.deliver()
+        self.lock.release()
 
-    def note(self, step, train_loss, validation_loss, learning_rate, norm):
-        """Note a step."""
-        seconds = time.perf_counter() - self.start
-        self.record.log(
+    def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm):
+        """Log a step; print its losses if it has a validation loss."""
+        self.step, seconds = step, time.perf_counter() - self.start
+        characters = self.characters_per_step * (step - self.completed_steps)
+        self.record.log_metrics(
             step,
             train_loss=train_loss,
             validation_loss=validation_loss,
             learning_rate=learning_rate,
-            gradient_norm=norm,
-            characters_per_second=self.characters * (step - self.taken) / seconds,
+            gradient_norm=gradient_norm,
+            characters_per_second=characters / seconds,
         )
         if validation_loss is not None:
             self.bar.clear()
@@ -70,30 +70,18 @@ class Journal:
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
         self.bar.update()
 
-    def save(self):
-        """Write a checkpoint, and have MLflow know; say so if the results could not be kept."""
-        checkpoint.save(self.inputs, self.progress, self.record, self.arrays)
-        outbox.keep(self.record)
+    def deliver(self, files=()):
+        """Put the record into the outbox and deliver it to MLflow, if it can be reached."""
+        outbox.enqueue(self.record, files)
         outbox.deliver_or_warn()
-        if changes := self.inputs.changes():
-            back = "put it back before training ends, or its results cannot be kept"
-            outbox.warn(f"{changes} changed since training began: {back}")
-
-    def check_inputs(self):
-        """ValueError if they have changed: no results, but a checkpoint for who puts them back."""
-        try:
-            self.inputs.check()
-        except ValueError:
-            checkpoint.save(self.inputs, self.progress, self.record, self.arrays)
-            raise
 
     def finish(self, metrics):
-        """Hand the finished training over to MLflow."""
-        final = {f"final_{name}": metrics[name] for name in ("train_loss", "validation_loss")}
-        self.record.log(self.progress.best_step, **final)
+        """Log the final metrics and the files of a training that has finished."""
+        self.record.log_metrics(
+            metrics["best_step"],
+            final_train_loss=metrics["train_loss"],
+            final_validation_loss=metrics["validation_loss"],
+        )
         self.record.tags["weights.md5"] = checksum(WEIGHTS)
         self.record.finish(FINISHED)
-        outbox.keep(self.record, [WEIGHTS, VOCAB, LOSS_PICTURE])
-        outbox.deliver_or_warn()
-        if not self.inputs.changes():  # else the results will not be kept, but this is
-            checkpoint.remove(self.inputs)
+        self.deliver([WEIGHTS, VOCAB, LOSS_PLOT])

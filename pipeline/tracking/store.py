@@ -1,7 +1,7 @@
-"""MLflow's store: where it is, and how it is reached, made, and moved.
+"""MLflow's store: its address, and connecting to it.
 
-MLflow is imported where it is needed, since that takes seconds, and what is wrong with the input is
-told at once.
+MLflow is imported in functions, because the import takes seconds and errors in the input are
+reported before it.
 """
 
 import contextlib
@@ -9,19 +9,17 @@ import logging
 import os
 import re
 import sqlite3
-from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.common.stage import DATA
+from pipeline.common.paths import CHECKOUT, DATA
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read while mlflow is imported
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 EXPERIMENT = "baregpt"
-HOME = Path(os.environ.get("DVC_ROOT", ".")).resolve()  # not the copy where DVC runs an experiment
-STORE, ARTIFACTS = HOME / "mlflow.db", HOME / "mlruns"
-# one process at a time changes the store; Timeout is an OSError
-LOCK = FileLock(HOME / DATA / "undelivered/lock", timeout=60)
-HOLD_PATHS = [  # columns of MLflow's tables
+STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
+# one process at a time writes to the store; Timeout is an OSError
+LOCK = FileLock(CHECKOUT / DATA / "undelivered/lock", timeout=60)
+PATH_COLUMNS = [  # of MLflow's tables
     "experiments.artifact_location",
     "runs.artifact_uri",
     "logged_models.artifact_location",
@@ -31,49 +29,52 @@ HOLD_PATHS = [  # columns of MLflow's tables
 
 
 def store_address():
-    """MLFLOW_TRACKING_URI, or else a SQLite store in this checkout. A relative path means this
-    checkout too, wherever DVC runs a copy of it.
+    """Return MLFLOW_TRACKING_URI, or else the address of the checkout's own SQLite store. Relative
+    paths are relative to the checkout, also in a temporary copy of it.
     """
     address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}"
     kind, colon, path = address.partition("sqlite:///")
-    return f"sqlite:///{HOME / path}" if colon and not kind else address
+    return f"sqlite:///{CHECKOUT / path}" if colon and not kind else address
 
 
 def connect():
-    """A client of the store, and our experiment in it; OSError, in one line, if out of reach."""
+    """Return an MLflow client and our experiment; OSError if the store cannot be reached."""
     import mlflow
     import mlflow.store.db.utils as database
 
     for name in ("alembic", "mlflow", "urllib3", "sqlalchemy"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it, we say in one line
-    # Seconds, not minutes, until we know that it is down; and what is sent twice makes two runs.
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # we report errors ourselves
+    # Fail in seconds, not minutes, if a server is down; a request sent twice makes two runs.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    database.MAX_RETRY_COUNT = 3  # which take half a second; its own 10 take a hundred
-    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may hold a password
+    database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may contain a password
     address = store_address()
     try:
         if address == f"sqlite:///{STORE}":
-            make_store()
-            follow_the_checkout()
+            create_store()
+            relocate_artifacts()
         mlflow.set_tracking_uri(address)
         client = mlflow.MlflowClient()
         if client.get_experiment_by_name(EXPERIMENT) is None:
             on_a_server = address.startswith(("http://", "https://"))
-            with contextlib.suppress(mlflow.MlflowException):  # another has just made it
+            with contextlib.suppress(mlflow.MlflowException):  # another process has created it
                 client.create_experiment(EXPERIMENT, None if on_a_server else ARTIFACTS.as_uri())
         return client, mlflow.set_experiment(EXPERIMENT)
-    except Exception as error:  # of any kind: each store has its own
+    except Exception as error:  # of any type: each kind of store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
-            reason = "it takes no folder: `mlflow migrate-filestore` makes a database of one"
-        set_by = "set by MLFLOW_TRACKING_URI"
-        raise OSError(f"MLflow cannot reach its store, {set_by} ({reason})") from None
+            reason = (
+                "a folder of files is not supported; convert it with `mlflow migrate-filestore`"
+            )
+        raise OSError(
+            f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI ({reason})"
+        ) from None
 
 
-def make_store():
-    """Make MLflow's SQLite store, unless it is there: whole or not at all, for MLflow cannot use
-    half a one.
+def create_store():
+    """Create MLflow's SQLite store if it does not exist, atomically: MLflow cannot use an
+    incomplete one.
     """
     import mlflow
 
@@ -84,25 +85,25 @@ def make_store():
             os.replace(temporary, STORE)
 
 
-def follow_the_checkout():
-    """Put the paths in our store right if the checkout was moved or copied since: MLflow's are
-    absolute (its issue 3144), and those of a copy would lead to the original.
+def relocate_artifacts():
+    """Update the artifact paths in our store if the checkout was moved or copied: MLflow stores
+    absolute ones (its issue 3144), so those of a copy would lead to the original.
     """
-    ask = "SELECT artifact_location FROM experiments WHERE name = ?"
+    query = "SELECT artifact_location FROM experiments WHERE name = ?"
     with contextlib.closing(sqlite3.connect(STORE, timeout=60)) as store, store:
-        (location,) = store.execute(ask, [EXPERIMENT]).fetchone() or [ARTIFACTS.as_uri()]
-        former = location.removesuffix(f"/{ARTIFACTS.name}")
-        if former in (location, HOME.as_uri()):
+        (location,) = store.execute(query, [EXPERIMENT]).fetchone() or [ARTIFACTS.as_uri()]
+        previous = location.removesuffix(f"/{ARTIFACTS.name}")
+        if previous in (location, CHECKOUT.as_uri()):
             return
-        for column in HOLD_PATHS:
+        for column in PATH_COLUMNS:
             table, name = column.split(".")
             change = f"UPDATE {table} SET {name} = ?1 || substr({name}, length(?2) + 1)"
             where = f"WHERE substr({name}, 1, length(?2) + 1) = ?2 || '/'"
-            store.execute(f"{change} {where}", [HOME.as_uri(), former])
+            store.execute(f"{change} {where}", [CHECKOUT.as_uri(), previous])
 
 
 def without_secrets(error):
-    """What an error says, in one line, without what only its owner should know."""
+    """Return an error as one line, without passwords and the values of secret variables."""
     text = str(error)
     secret = "PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|TRACKING_URI"
     for name, value in os.environ.items():

@@ -1,7 +1,7 @@
-"""Training on many processes, MPI's ranks: each holds the model, and takes its part of every batch.
+"""Data-parallel training on MPI ranks: each holds the whole model and a part of every batch.
 
-`ranks.launcher` in params.yaml is the command that starts them. Without one nothing here is used,
-and MPI not imported.
+`ranks.launcher` in params.yaml is the command that starts the ranks. Without it, MPI is not
+imported.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ import numpy as np
 
 from baregpt.model import named_views
 from baregpt.trainer import sum_tree
-from pipeline.common.stage import STOPS, run
+from pipeline.common.stage import STOP_SIGNALS, run
 
-PATIENCE = 10  # seconds that a rank waits for another, beyond five times what its own work took
-PATIENCE_WITH_FIRST = 600  # while the first writes a checkpoint and talks to MLflow
-PATIENCE_TO_MEET = 60  # seconds that ranks take to find each other, and to part
-SIZES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # launchers say how many ranks
+RANK_TIMEOUT = 10  # seconds to wait for another rank, beyond five times this rank's own work
+ROOT_TIMEOUT = 600  # seconds to wait for rank 0 while it writes a checkpoint and logs to MLflow
+CONNECT_TIMEOUT = 60  # seconds in which the ranks have to connect, and to disconnect
+SIZE_VARIABLES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # set by launchers
 
 
 @contextlib.contextmanager
-def at_most(seconds):
-    """Be killed if it takes longer: MPI waits without end, and hears no other signal."""
+def kill_after(seconds):
+    """Kill this process if the block takes longer: a blocked MPI call reacts to nothing else."""
     signal.alarm(seconds)
     try:
         yield
@@ -32,140 +32,145 @@ def at_most(seconds):
         signal.alarm(0)
 
 
-class Ranks:
-    """This process, `rank`, among the `count` that share a training out."""
+class Communicator:
+    """This process as rank `rank` of the `size` that train together."""
 
     def __init__(self):
         try:
-            with at_most(PATIENCE_TO_MEET):
+            with kill_after(CONNECT_TIMEOUT):
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            needs = f"ranks.launcher needs mpi4py and MPI ({reason})"
-            raise ValueError(f"{needs}: `pip install .[mpi]`") from None
+            raise ValueError(
+                f"ranks.launcher requires mpi4py and an MPI library ({reason}); run"
+                " `pip install .[mpi]`"
+            ) from None
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
-        self.rank, self.count, self.host = self.comm.rank, self.comm.size, platform.node()
-        self.hosts, self.met = [self.host] * self.count, time.monotonic()
-        if self.count == 1 < max(int(os.environ.get(name, 1)) for name in SIZES):
-            other = "ranks.launcher is of another MPI than mpi4py's"
-            raise ValueError(f"{other}: its ranks do not find each other")
+        self.rank, self.size, self.host = self.comm.rank, self.comm.size, platform.node()
+        self.hosts, self.last_sync = [self.host] * self.size, time.monotonic()
+        if self.size == 1 < max(int(os.environ.get(name, 1)) for name in SIZE_VARIABLES):
+            raise ValueError("ranks.launcher and mpi4py must use the same MPI implementation")
 
-    def start(self, shards, identity, begun, arrays):
-        """Have all ranks go on from the first one's arrays, and from what it has `begun`.
+    def broadcast_state(self, shards, fingerprint, state, arrays):
+        """Copy rank 0's arrays to all ranks, in place, and return its `state`.
 
-        ValueError if the shards cannot be shared out, or if ranks differ in params, text or code.
+        ValueError if the shards cannot be distributed evenly, or if the ranks' inputs differ.
         """
-        if self.count & (self.count - 1) or shards % self.count:
-            powers = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
-            need = f"{shards} shards need {' or '.join(powers)}"
-            raise ValueError(f"ranks.launcher starts {self.count} ranks: {need}")
-        with at_most(PATIENCE_WITH_FIRST if self.rank else PATIENCE_TO_MEET):
-            everybody = self.comm.allgather((self.host, identity))
-            self.hosts = [host for host, _ in everybody]
-            for rank, (host, theirs) in enumerate(everybody):
-                if theirs != identity:
-                    other = "other params, text, code or NumPy"
-                    raise ValueError(f"rank {rank}, on {host}, has {other} than {self.host}")
-            begun = self.comm.bcast(begun)
+        if self.size & (self.size - 1) or shards % self.size:
+            allowed = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
+            raise ValueError(
+                f"ranks.launcher started {self.size} ranks, but with train.shards ({shards}) their"
+                f" number must be {' or '.join(allowed)}"
+            )
+        with kill_after(ROOT_TIMEOUT if self.rank else CONNECT_TIMEOUT):
+            gathered = self.comm.allgather((self.host, fingerprint))
+            self.hosts = [host for host, _ in gathered]
+            for rank, (host, other) in enumerate(gathered):
+                if other != fingerprint:
+                    raise ValueError(
+                        f"rank {rank} on {host} and rank {self.rank} on {self.host} must have the"
+                        " same params, corpus, code and NumPy version"
+                    )
+            state = self.comm.bcast(state)
             for array in arrays.values():
                 self.comm.Bcast(array)
-        self.met = time.monotonic()
-        return begun
+        self.last_sync = time.monotonic()
+        return state
 
-    def part(self):
-        """Let go of the others, when there is nothing more to share."""
-        with at_most(PATIENCE_TO_MEET):
+    def disconnect(self):
+        """Leave MPI, after the last collective operation."""
+        with kill_after(CONNECT_TIMEOUT):
             self.mpi.Finalize()
 
-    def total(self, array, patience=PATIENCE):
-        """Add up, in place, what all ranks have in an array: along a binary tree, so the same bits
-        on each of them.
+    def allreduce_sum(self, array, timeout=RANK_TIMEOUT):
+        """Sum an array over all ranks, in place, along a binary tree: bitwise identical on each.
 
-        At level k each rank trades with the one that differs from it in bit k.
+        At level k, each rank exchanges with the one whose number differs in bit k.
         """
-        theirs = np.empty_like(array)
-        now = time.monotonic()
-        deadline = now + patience + 5 * (now - self.met)
-        for k in range(self.count.bit_length() - 1):
+        received = np.empty_like(array)
+        start = time.monotonic()
+        deadline = start + timeout + 5 * (start - self.last_sync)
+        for k in range(self.size.bit_length() - 1):
             other = self.rank ^ (1 << k)
-            trade = [self.comm.Irecv(theirs, other), self.comm.Isend(array, other)]
-            while not self.mpi.Request.Testall(trade):
+            requests = [self.comm.Irecv(received, other), self.comm.Isend(array, other)]
+            while not self.mpi.Request.Testall(requests):
                 time.sleep(0)
                 if time.monotonic() > deadline:
-                    who = f"rank {other}, on {self.hosts[other]}, has not answered"
-                    me = f"rank {self.rank}, on {self.host}, for {time.monotonic() - now:.0f} s"
-                    end(f"error: {who} {me}")
-            array += theirs
-        self.met = time.monotonic()
+                    abort(
+                        f"rank {other} on {self.hosts[other]} has not answered rank {self.rank} on"
+                        f" {self.host} for {time.monotonic() - start:.0f} s"
+                    )
+            array += received
+        self.last_sync = time.monotonic()
         return array
 
-    def wait_for_first(self):
-        """Go on together, however long the first rank was busy with files and MLflow."""
-        self.total(np.zeros(1), PATIENCE_WITH_FIRST if self.rank else PATIENCE)
+    def barrier(self):
+        """Wait for all ranks, and longer for rank 0, which writes files and logs to MLflow."""
+        self.allreduce_sum(np.zeros(1), ROOT_TIMEOUT if self.rank else RANK_TIMEOUT)
 
-    def share(self, local_map):
-        """A map over all ranks: each works on one stretch of the items, with the map over its own
-        threads.
+    def distribute(self, local_map):
+        """Return a `map` over all ranks: each applies `local_map`, a map over its own threads, to
+        its own contiguous part of the items.
 
-        Of numbers all are returned; of gradients their sum, along the same tree as if one rank had
-        made them all.
+        Results that are numbers are returned for all items. Of (loss, gradients) the losses are
+        returned for all items, the gradients summed along the same tree as on a single rank.
         """
 
-        def sum_all(gradients):
+        def sum_gradients(gradients):
             names = list(gradients[0])
-            sums = list(local_map(lambda name: sum_tree([part[name] for part in gradients]), names))
+            sums = list(local_map(lambda name: sum_tree([one[name] for one in gradients]), names))
             shapes = {name: array.shape for name, array in zip(names, sums)}
             flat = np.concatenate([array.ravel() for array in sums])
-            return named_views(self.total(flat), shapes)
+            return named_views(self.allreduce_sum(flat), shapes)
 
-        def everywhere(function, *items):
+        def map_shards(function, *items):
             count = len(items[0])
-            mine = slice(count * self.rank // self.count, count * (self.rank + 1) // self.count)
-            results = list(local_map(function, *(item[mine] for item in items)))
+            own = slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+            results = list(local_map(function, *(item[own] for item in items)))
             with_gradients = results and isinstance(results[0], tuple)
-            # those of the others stay zero, so that the total is what each has found
+            # zero for the items of the other ranks, so that the sum gathers all numbers
             numbers = np.zeros(count)
-            numbers[mine] = [loss for loss, _ in results] if with_gradients else results
-            numbers = self.total(numbers).tolist()
+            numbers[own] = [loss for loss, _ in results] if with_gradients else results
+            numbers = self.allreduce_sum(numbers).tolist()
             if not with_gradients:
                 return numbers
-            gradient = sum_all([gradient for _, gradient in results])
-            nothing = {name: array.dtype.type(0) for name, array in gradient.items()}
-            return list(zip(numbers, [gradient] + [nothing] * (count - 1)))
+            gradients = sum_gradients([gradients for _, gradients in results])
+            zeros = {name: array.dtype.type(0) for name, array in gradients.items()}
+            return list(zip(numbers, [gradients] + [zeros] * (count - 1)))
 
-        return everywhere
+        return map_shards
 
 
 @contextlib.contextmanager
-def said_by_first(group):
-    """What goes wrong on all ranks alike, a divergence, the first says, and then ends the rest."""
+def report_on_rank_zero(communicator):
+    """Leave an error that occurs on all ranks, a divergence, to rank 0, which ends the others."""
     try:
         yield
     except ValueError:
-        if group and group.rank:
-            time.sleep(PATIENCE_WITH_FIRST)
+        if communicator and communicator.rank:
+            time.sleep(ROOT_TIMEOUT)
         raise
 
 
-def end(message):
-    """End this rank, and with it all: `launch` sees to that when it reads the message, launchers do
-    when a rank ends. MPI's own Abort would wait for one that is out of reach.
+def abort(message):
+    """Print an error and exit, which ends the training on all ranks: `launch` stops them when it
+    reads the message, launchers when a rank exits. MPI's Abort would wait for unreachable ranks.
     """
-    for stop in STOPS:
+    for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_DFL)
-    print(f"{message}\n", end="", flush=True)  # at once, whole
-    time.sleep(5)  # the end of a rank can overtake the message
+    print(f"error: {message}\n", end="", flush=True)  # in one write, so that lines do not mix
+    time.sleep(5)  # or the exit code could arrive before the message
     os._exit(1)
 
 
 def run_rank(stage):
-    """Run a stage as one rank: an error of any ends all."""
+    """Run a stage, `stage(communicator)`, as one rank; an error on any rank ends all."""
     try:
-        run(lambda: stage(Ranks()))
+        run(lambda: stage(Communicator()))
     except SystemExit as stopped:
         if isinstance(stopped.code, str):
-            end(stopped.code)
-        os._exit(1)  # whoever stopped it stops the others
-    except Exception as error:  # of MPI, or a defect: without an end, the others would wait
-        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        end(f"error: a rank on {platform.node()}: {said}")
+            abort(stopped.code.removeprefix("error: "))
+        os._exit(1)  # whoever stopped this rank stops the others
+    except Exception as error:  # of MPI, or a defect: the other ranks would wait
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        abort(f"a rank on {platform.node()} failed with {reason}")

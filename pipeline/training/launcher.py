@@ -1,4 +1,4 @@
-"""Starting this program on many processes, by the command in params.yaml, `ranks.launcher`."""
+"""Launching a command on several processes with the command in `ranks.launcher`."""
 
 import ctypes
 import platform
@@ -9,33 +9,35 @@ import sys
 
 import psutil
 
-AS_RANK = "--rank"  # what tells a process that it was launched
+RANK_FLAG = "--rank"  # argument of a process that was launched as a rank
 
 
-def follow_this_process():
-    """Have Linux end the launcher with the process that waits for it, however that ends."""
+def die_with_parent():
+    """On Linux, have the kernel send SIGTERM to this process when its parent exits."""
     if platform.system() == "Linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def end_all(launcher):
-    """End a launcher, and what it has started here: by its own means if possible, else by force."""
+def terminate_all(launcher):
+    """Terminate a launcher and its local processes; kill those that remain after five seconds."""
     started = psutil.Process().children(recursive=True)
     launcher.terminate()
-    _, left = psutil.wait_procs(started, timeout=5)
-    for process in left:
+    _, remaining = psutil.wait_procs(started, timeout=5)
+    for process in remaining:
         process.kill()
-    psutil.wait_procs(left)
+    psutil.wait_procs(remaining)
 
 
 def launch(launcher):
-    """Run this program on ranks, and print what they and their launcher say. ValueError, in one
-    line, if they fail.
+    """Run this command on several ranks and print their output; ValueError, with one line, if they
+    or the launcher fail.
     """
     try:
-        command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], AS_RANK]
+        command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], RANK_FLAG]
     except ValueError as error:
-        raise ValueError(f"params.yaml: ranks.launcher is {launcher!r}: {error}") from None
+        raise ValueError(
+            f"ranks.launcher ({launcher!r}) must be a shell command: {error}"
+        ) from None
     try:
         process = subprocess.Popen(
             command,
@@ -43,12 +45,11 @@ def launch(launcher):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the others
-            preexec_fn=follow_this_process,
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the others
+            preexec_fn=die_with_parent,
         )
     except OSError as error:
-        reason = f"cannot run {command[0]}: {error.strerror}"
-        raise ValueError(f"params.yaml: ranks.launcher: {reason}") from None
+        raise ValueError(f"ranks.launcher cannot run {command[0]}: {error.strerror}") from None
     try:
         for line in process.stdout or ():
             if line.startswith("error: "):
@@ -56,8 +57,9 @@ def launch(launcher):
             print(line, end="", flush=True)
         code = process.wait()
     finally:
-        end_all(process)
+        terminate_all(process)
     if code:
-        died = f"a rank died, or `{launcher}` failed, with exit code {code}"
-        again = "run again to go on from the last checkpoint, if there is one"
-        raise ValueError(f"{died}: {again}")
+        raise ValueError(
+            f"a rank died or `{launcher}` failed with exit code {code}; run again to resume from"
+            " the last checkpoint, if there is one"
+        )
