@@ -39,8 +39,9 @@ setup: .venv/.installed
 	@$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/.checked: requirements.txt requirements-tests.txt | .venv/.created
-	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt numpy threadpoolctl pydantic pyyaml pytest pytest-xdist
+.venv/.checked: requirements.txt requirements-tests.txt pyproject.toml | .venv/.created
+	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt flit_core numpy threadpoolctl pydantic pyyaml pytest pytest-xdist
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.installed: requirements.txt pyproject.toml | .venv/.created
@@ -60,7 +61,7 @@ extras: setup
 	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt --no-build-isolation --editable '.[remotes,mpi]'
 
 repro: setup
-	@$(BIN)/python -m pipeline.common.params
+	@$(BIN)/python -m pipeline.check
 	@$(BIN)/python -m dvc repro
 
 best: setup
@@ -78,7 +79,7 @@ torture: .venv/.tests
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	@$(BIN)/python -c 'from pipeline.tracking import store; store.connect()'  # which follows a checkout that was moved
+	@$(BIN)/python -c 'from pipeline.tracking import store; store.connect()'  # updates paths if the checkout was moved
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 register: setup
