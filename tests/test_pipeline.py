@@ -20,7 +20,7 @@ from baregpt import load_weights
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights
 
-COMMITTED = [".gitignore", "README.md", "plays.txt", "pretrained.pkl"]  # what git has of data/
+COMMITTED = [".gitignore", "README.md", "plays.txt"]  # what git has of data/
 STAGES = ["prepare", "vocab", "train", "sample", "plot_attention"]
 
 
@@ -335,12 +335,12 @@ def test_evaluate_heads_prints_a_table_and_a_summary(finished_checkout):
 def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
     out = finished.stage("export").stdout
     model, vocab = load_weights(finished.path / "data/weights.pkl")
-    half, half_vocab, metadata = read_weights(finished.path / "data/pretrained.pkl")
+    half, half_vocab, metadata = read_weights(finished.path / "baregpt/pretrained.pkl")
     assert half_vocab.characters == vocab.characters
     assert half.flat == pytest.approx(model.flat, rel=1e-3, abs=1e-6)
-    size = (finished.path / "data/pretrained.pkl").stat().st_size
+    size = (finished.path / "baregpt/pretrained.pkl").stat().st_size
     assert size < 0.6 * (finished.path / "data/weights.pkl").stat().st_size
-    assert f"data/pretrained.pkl: {size:,} bytes" in out
+    assert f"baregpt/pretrained.pkl: {size:,} bytes" in out
     assert metadata["steps"] == 20
     assert json.loads(metadata["recipe"])["train.steps"] == "20"
     assert metadata["seconds"] > 0
@@ -351,10 +351,10 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
 
 def test_export_refuses_weights_that_were_not_trained_here(finished):
     (finished.path / "mlflow.db").unlink()
-    before = (finished.path / "data/pretrained.pkl").read_bytes()
+    before = (finished.path / "baregpt/pretrained.pkl").read_bytes()
     err = finished.stage("export", code=1).stderr
     assert "MLflow has no finished training run of data/weights.pkl" in err
-    assert (finished.path / "data/pretrained.pkl").read_bytes() == before
+    assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before
 
 
 def test_make_best_runs_the_recipe_as_an_experiment(finished):

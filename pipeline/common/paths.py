@@ -15,5 +15,5 @@ TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.c
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
-PRETRAINED = DATA / "pretrained.pkl"
+PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
 CHECKPOINTS = DATA / "checkpoints"  # tracked by neither DVC nor git
