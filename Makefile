@@ -1,10 +1,10 @@
-# Every target first sets up its own environment, .venv, when something about it has changed: two layers, each with a file
-# in .venv that says when: what `make repro` needs; and on top of it, when asked for, what only tests and tools need.
+# Every target first installs what it needs into .venv, if that has changed. A file in .venv marks each layer: .created
+# (an empty environment), .checked (for `make check`), .installed (for `make repro`), .tests (tests and tools).
 PYTHON ?= python3
 SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
-QUICK := command_line layers model optimizer params sampler size trainer vocab weights
+FAST := layers model optimizer params sampler size trainer vocab weights
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -13,38 +13,46 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help setup extras repro best check test torture ui sample explore shakespeare bench lint clean notebook register
 
 help:
-	@echo "make repro        rebuild everything, from the corpus to the attention maps"
+	@echo "make repro        reproduce the pipeline, from the corpus to the attention maps"
 	@echo "make best         train with the recipe in recipes/best.txt, as a DVC experiment"
-	@echo "make sample       have the trained model write, in the terminal"
-	@echo "make explore      open the page in which the model runs, made for the trained weights, else the included ones"
-	@echo "make ui           look at the runs in the MLflow UI"
-	@echo "make register     put the trained weights into MLflow's model registry"
-	@echo "make notebook     run the notebook from top to bottom, and keep what it shows"
-	@echo "make test         run the tests"
-	@echo "make check        run those that need neither servers nor a browser, in about a minute"
+	@echo "make sample       generate text from the trained weights, in the terminal"
+	@echo "make explore      open the explorer, a page that runs the trained weights, else the included ones"
+	@echo "make ui           start the MLflow UI"
+	@echo "make register     register the trained weights in MLflow's model registry"
+	@echo "make notebook     execute the notebook in place"
+	@echo "make test         run all tests"
+	@echo "make check        run the fast tests, which need neither DVC, MLflow nor a browser"
 	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
 	@echo "make lint         check style and types"
-	@echo "make shakespeare  fetch the tiny Shakespeare corpus to data/shakespeare.txt"
-	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick to try it)"
-	@echo "make setup        only set up the environment, .venv"
-	@echo "make extras       add what remotes by SSH and S3, PostgreSQL and training on several ranks need"
-	@echo "make clean        remove what was built; corpora, runs and DVC's cache stay"
+	@echo "make shakespeare  download the tiny Shakespeare corpus to data/shakespeare.txt"
+	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick for a short run)"
+	@echo "make setup        set up the environment, .venv"
+	@echo "make extras       install optional dependencies: SSH and S3 remotes, PostgreSQL, MPI"
+	@echo "make clean        remove build outputs; keep corpora, MLflow runs and the DVC cache"
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": choose another with `make PYTHON=...`")'
-	@echo "Setting up .venv, which takes a minute or two the first time..."
+.venv/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT requires Python 3.11 or newer, but this is " + sys.version.split()[0] + "; choose another with `make PYTHON=...`")'
 	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.checked: requirements.txt requirements-tests.txt pyproject.toml | .venv/.created
+	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt flit_core numpy threadpoolctl pydantic pyyaml pytest pytest-xdist
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.installed: requirements.txt pyproject.toml | .venv/.created
+	@echo "Setting up .venv, which takes a minute or two the first time..."
 	@$(PIP) --no-deps --no-compile --requirement requirements.txt
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/.tests: requirements-tests.txt .venv/.installed
-	@echo "Adding to .venv what tests and tools need..."
+	@echo "Installing tests and tools into .venv..."
 	@$(PIP) --no-deps --no-compile --requirement requirements-tests.txt
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
 	@touch $@
@@ -53,14 +61,14 @@ extras: setup
 	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt --no-build-isolation --editable '.[remotes,mpi]'
 
 repro: setup
-	@$(BIN)/python -m pipeline.params
+	@$(BIN)/python -m pipeline.check
 	@$(BIN)/python -m dvc repro
 
 best: setup
 	@$(BIN)/python -m dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
 
-check: .venv/.tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(QUICK:%=tests/test_%.py)
+check: .venv/.checked
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(FAST:%=tests/test_%.py)
 
 test: .venv/.tests
 	@sh tests/programs.sh
@@ -71,7 +79,7 @@ torture: .venv/.tests
 
 ui: setup
 	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	@$(BIN)/python -c 'from pipeline import store; store.connect()'  # which follows a checkout that was moved
+	@$(BIN)/python -c 'from pipeline.tracking import store; store.connect()'  # updates paths if the checkout was moved
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
 
 register: setup
@@ -89,11 +97,11 @@ notebook: .venv/.tests
 
 shakespeare: setup
 	@$(BIN)/python -m dvc get-url --force $(SHAKESPEARE) data/shakespeare.tmp \
-		|| { echo "error: $(SHAKESPEARE) is out of reach: fetch it on another machine and put it at data/shakespeare.txt"; exit 1; }
+		|| { echo "error: $(SHAKESPEARE) cannot be downloaded; download it on another machine and copy it to data/shakespeare.txt"; exit 1; }
 	@$(BIN)/python -c 'import hashlib, sys; sys.exit(hashlib.sha256(open("data/shakespeare.tmp", "rb").read()).hexdigest() != "$(SHAKESPEARE_SHA256)")' \
-		|| { rm data/shakespeare.tmp; echo "error: what came from $(SHAKESPEARE) is not tiny Shakespeare: its sha256 differs"; exit 1; }
+		|| { rm data/shakespeare.tmp; echo "error: $(SHAKESPEARE) is not tiny Shakespeare (its sha256 differs)"; exit 1; }
 	@mv data/shakespeare.tmp data/shakespeare.txt
-	@echo 'data/shakespeare.txt is here: train on it with `dvc exp run -S corpus.path=data/shakespeare.txt`, in a copy (--temp, --queue) with `--copy-paths data/shakespeare.txt` as well'
+	@echo 'downloaded data/shakespeare.txt; train on it with `dvc exp run -S corpus.path=data/shakespeare.txt` (with --temp or --queue, add --copy-paths data/shakespeare.txt)'
 
 bench: setup
 	@$(PIP) --requirement benchmarks/requirements.txt
@@ -109,4 +117,4 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html
 	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
 		train_loss.csv validation_loss.csv loss.png samples.txt attention.png explore.html *.lock *.tmp
-	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # what waits there stays
+	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # unless it has records

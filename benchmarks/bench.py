@@ -68,13 +68,13 @@ def prepare(shape):
 
 def ours(shape, shards=None):
     """A training step of baregpt."""
-    from baregpt.trainer import Training, train
-    from pipeline.stage import keep_freed_memory
+    from baregpt.trainer import TrainConfig, train
+    from pipeline.common.stage import keep_freed_memory
 
     keep_freed_memory()  # as the train stage does
     model, ids = prepare(shape)
     settings = {"steps": 10**9, "batch_size": shape["batch_size"], "evaluation_interval": 10**9}
-    steps = train(model, ids, ids, Training(**settings | ({"shards": shards} if shards else {})))
+    steps = train(model, ids, ids, TrainConfig(**settings | ({"shards": shards} if shards else {})))
     return lambda: next(steps)[1]
 
 
@@ -82,7 +82,7 @@ def pytorch(shape, compiled):
     """A training step of PyTorch on the same model and batches."""
     import torch
 
-    from baregpt.trainer import Training, random_windows
+    from baregpt.trainer import TrainConfig, random_windows
     from benchmarks.torch_gpt import TorchGPT, train_step
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -90,7 +90,7 @@ def pytorch(shape, compiled):
     twin = TorchGPT(model.config)
     twin.load(model.parameters)
     step, numbers = train_step(twin, compiled), itertools.count(1)
-    seed = Training.seed
+    seed = TrainConfig.seed
     size = shape["block_size"], shape["batch_size"]
     return lambda: step(*random_windows(ids, *size, (seed, next(numbers))))
 
@@ -104,12 +104,12 @@ def matrix_products(shape):
     from threadpoolctl import threadpool_limits
 
     from baregpt.layers import causal_blocks
-    from baregpt.trainer import Training
+    from baregpt.trainer import TrainConfig
 
     threads = int(os.environ["OMP_NUM_THREADS"])
     threadpool_limits(1)
     T, D, H, V = shape["block_size"], shape["d_model"], shape["n_heads"], shape["vocab_size"]
-    batch, products = shape["batch_size"] // Training.shards, []
+    batch, products = shape["batch_size"] // TrainConfig.shards, []
     linear = [(D, 3 * D), (D, D), (D, 4 * D), (4 * D, D)] * shape["n_layers"]
     for inputs, outputs in [*linear, (D, V)]:
         x, w, dy = (
@@ -136,7 +136,7 @@ def matrix_products(shape):
         for a, b, out in shards[shard % threads]:
             np.matmul(a, b, out=out)
 
-    return lambda: list(pool.map(multiply, range(Training.shards))) and None
+    return lambda: list(pool.map(multiply, range(TrainConfig.shards))) and None
 
 
 def sampling(count, streams=1):

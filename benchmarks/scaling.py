@@ -22,10 +22,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from baregpt.trainer import Training, train
+from baregpt.trainer import TrainConfig, train
 from benchmarks.bench import DEFAULT, HERE, NANOGPT, cpu_name, prepare
-from pipeline.ranks import Ranks
-from pipeline.stage import keep_freed_memory
+from pipeline.common.stage import keep_freed_memory
+from pipeline.training.communicator import Communicator
 
 ROUNDS = 2
 MODELS = {
@@ -40,10 +40,10 @@ WINDOWS = 64  # of a batch, for what is read out
 def measure_steps(shape, batch_size, steps):
     """Median seconds of a training step, on this rank and all others that were launched with it."""
     keep_freed_memory()
-    ranks = Ranks()
+    communicator = Communicator()
     model, ids = prepare(shape)
-    settings = Training(steps=1000, batch_size=batch_size, shards=4, evaluation_interval=1000)
-    progress, times = train(model, ids, ids, settings, share=ranks.share), []
+    config = TrainConfig(steps=1000, batch_size=batch_size, shards=4, evaluation_interval=1000)
+    progress, times = train(model, ids, ids, config, distribute=communicator.distribute), []
     for _ in range(steps + 2):
         start = time.perf_counter()
         next(progress)
@@ -55,20 +55,20 @@ def measure_trades(sizes, repeats=30):
     """Median seconds of summing arrays of some sizes in bytes over all ranks: our way, and MPI's
     own all-reduce.
     """
-    ranks, found = Ranks(), {}
+    communicator, found = Communicator(), {}
     for size in sizes:
         array = np.ones(size // 4, np.float32)
 
         def plain(array=array):
-            ranks.comm.Allreduce(ranks.mpi.IN_PLACE, array)
+            communicator.comm.Allreduce(communicator.mpi.IN_PLACE, array)
 
         def tree(array=array):
-            ranks.total(array)
+            communicator.allreduce_sum(array)
 
         for name, trade in (("tree", tree), ("all-reduce", plain)):
             times = []
             for _ in range(repeats):
-                ranks.comm.Barrier()
+                communicator.comm.Barrier()
                 array[:] = 1
                 start = time.perf_counter()
                 trade()
@@ -204,7 +204,7 @@ def draw(results, path):
 def main():
     if len(sys.argv) > 1:  # as a rank
         found = globals()[sys.argv[1]](*json.loads(sys.argv[2]))
-        if Ranks().rank == 0:
+        if Communicator().rank == 0:
             print(json.dumps(found), flush=True)
         return
     results = fit(*measure())

@@ -1,12 +1,12 @@
-"""Bring to MLflow what could not be delivered when it was made."""
+"""Deliver the records in the outbox, data/undelivered, to MLflow."""
 
-from pipeline import outbox
-from pipeline.stage import run
+from pipeline.common.stage import run
+from pipeline.tracking import outbox
 
 
 def main():
     count = outbox.deliver()
-    print(f"delivered {count} records" if count else "nothing waits to be delivered")
+    print(f"delivered {count} records" if count else "the outbox is empty")
 
 
 if __name__ == "__main__":

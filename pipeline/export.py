@@ -1,4 +1,4 @@
-"""Put the trained weights, in half precision, where a clone finds them: data/pretrained.pkl."""
+"""Export the trained weights in half precision to baregpt/pretrained.pkl, the weights that git has."""
 
 import json
 import platform
@@ -7,21 +7,23 @@ import numpy as np
 
 from baregpt.model import GPT
 from baregpt.weights import read_weights, save_weights
-from pipeline import tracking
-from pipeline.inputs import checksum
-from pipeline.stage import PRETRAINED, WEIGHTS, run
+from pipeline.common.inputs import checksum
+from pipeline.common.paths import PRETRAINED, WEIGHTS
+from pipeline.common.stage import run
+from pipeline.tracking.client import find_training
 
 
 def main():
     model, vocab, metadata = read_weights(WEIGHTS)
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
-    made_by = tracking.find_run(checksum(WEIGHTS))
-    if made_by is None or made_by.info.end_time is None or not made_by.data.params:
-        missing = f"MLflow has no finished training run of {WEIGHTS}"
-        raise ValueError(f"{missing}: train here before you export")
-    metadata["recipe"] = json.dumps(made_by.data.params, sort_keys=True)
-    metadata["seconds"] = (made_by.info.end_time - made_by.info.start_time) / 1000
+    training = find_training(checksum(WEIGHTS))
+    if training is None or training.info.end_time is None or not training.data.params:
+        raise ValueError(
+            f"MLflow has no finished training run of {WEIGHTS}; run `dvc repro --force train` first"
+        )
+    metadata["recipe"] = json.dumps(training.data.params, sort_keys=True)
+    metadata["seconds"] = (training.info.end_time - training.info.start_time) / 1000
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)
     print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")

@@ -1,7 +1,10 @@
-"""train: the model, its loss curve and its metrics, followed by MLflow."""
+"""train: train the model; write its weights, metrics and loss curves.
+
+With `ranks.launcher` in params.yaml, training runs on several MPI ranks. Rank 0 alone writes files,
+prints, and logs to MLflow.
+"""
 
 import contextlib
-import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,167 +13,155 @@ import numpy as np
 from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
-from baregpt.files import atomic_write
 from baregpt.model import GPT, Config
 from baregpt.optimizer import Optimizer
-from baregpt.trainer import Training, evaluate, train
-from baregpt.weights import save_weights
-from pipeline import checkpoint, outbox, ranks
-from pipeline.inputs import Inputs
-from pipeline.journal import Journal, begin_record
-from pipeline.launch import AS_RANK, launch
-from pipeline.params import load_params
-from pipeline.stage import (
-    DATA,
-    LOSS_PICTURE,
-    METRICS,
-    TRAIN_LOSS,
-    VALIDATION_LOSS,
-    WEIGHTS,
-    encode_prompt,
-    keep_freed_memory,
-    run,
-)
-from pipeline.vocab import read_splits
-
-EXCERPT = 40  # characters of the held-out text that the weights bring as a prompt
+from baregpt.trainer import TrainConfig, evaluate, train
+from pipeline.common.inputs import Inputs
+from pipeline.common.params import load_params
+from pipeline.common.paths import DATA
+from pipeline.common.splits import load_splits
+from pipeline.common.stage import encode_prompt, keep_freed_memory, run, warn
+from pipeline.tracking import outbox
+from pipeline.tracking.record import RunRecord
+from pipeline.tracking.run_logger import RunLogger, new_record
+from pipeline.training.checkpoint import TrainingState, fingerprint
+from pipeline.training.communicator import report_on_rank_zero, run_rank
+from pipeline.training.launcher import RANK_FLAG, launch
+from pipeline.training.outputs import write_outputs
+from pipeline.training.progress import Progress
 
 
 def main():
     launcher = load_params().ranks.launcher
     if not launcher:
-        train_once()
+        lock_and_train()
         return
     try:
         launch(launcher)
-    except BaseException:  # an interrupt, too: the ranks may have had no time to tell MLflow
+    except BaseException:  # also an interrupt: rank 0 may have been killed before it told MLflow
         outbox.deliver_or_warn()
         raise
 
 
-def train_once(group=None):
-    """Train, unless another training is at work; a rank but the first leaves that to the first."""
-    if group and group.rank:
-        train_here(group)
+def lock_and_train(communicator=None):
+    """Train, unless another training runs in this checkout; only rank 0 takes the lock."""
+    if communicator and communicator.rank:
+        train_model(communicator)
         return
     try:
         with FileLock(DATA / "training.lock", timeout=0):
             for path in Inputs("train").outputs():
-                for left in DATA.glob(f"{path.name}.*.tmp"):  # by a training killed while it wrote
-                    left.unlink()
-            train_here(group)
+                for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed training
+                    temporary.unlink()
+            train_model(communicator)
     except Timeout:
-        other = f"another training is at work in this checkout: wait for it ({DATA}/training.lock)"
-        raise ValueError(other) from None
+        raise ValueError(
+            "another training is running in this checkout; wait until it ends"
+            f" ({DATA}/training.lock)"
+        ) from None
 
 
-def train_here(group):
-    """Train, as one of a group of ranks or, with None, alone."""
+def train_model(communicator):
+    """Train the model: with a communicator as one of its ranks, with None alone."""
     keep_freed_memory()
-    first = group is None or group.rank == 0
+    is_root = communicator is None or communicator.rank == 0
+
+    # load
     inputs, params = Inputs("train"), load_params()
-    vocab, corpus, train_ids, validation_ids = read_splits()
-    settings = Training(**params.train.model_dump())
-    model = GPT(Config(len(vocab), **params.model.model_dump()), settings.seed)
-    optimizer = Optimizer(model.parameters, settings)
-    arrays = checkpoint.arrays_of(model, optimizer, best=model.flat.copy())
-    progress, record, interval = checkpoint.Progress(), None, params.checkpoint.interval
-    if first:
-        check_prompts(params, vocab)
-        characters = settings.batch_size * model.config.block_size
-        shared = f", on {group.count} ranks" if group else ""
-        steps = f"{settings.steps:,} steps of {characters:,} characters"
-        print(f"{model.n_parameters:,} parameters, {steps}{shared}")
-        resumed = checkpoint.resume(inputs, arrays)
-        progress, record = resumed or (progress, begin_record(params, corpus, model))
-    if group:
-        same = checkpoint.identity(inputs)
-        begun = (progress, interval) if first else None
-        progress, interval = group.start(settings.shards, same, begun, arrays)
-    share = group.share if group else None
-    so_far = {"optimizer": optimizer, "taken": progress.steps}
-    steps = train(model, train_ids, validation_ids, settings, **so_far, share=share)
-    journal = Journal(inputs, record, progress, arrays, settings, model) if first else None
-    with journal or contextlib.nullcontext(), ranks.said_by_first(group):
-        follow(steps, model, progress, arrays, interval, journal, group)
-        model.flat[:] = arrays["best"]
-        # BLAS's number of threads would move the last bits
-        with threadpool_limits(1), ThreadPoolExecutor() as pool:
-            everywhere = group.share(pool.map) if group else pool.map
-            loss = evaluate(model, validation_ids, parallel_map=everywhere)
-        if group:
-            group.part()
-        if journal:
-            journal.check_inputs()
-            metrics = finish(model, vocab, loss, corpus, validation_ids, settings, progress)
-            journal.finish(metrics)
+    vocab, corpus, train_ids, validation_ids = load_splits()
+    check_prompts(params, vocab)
+    config = TrainConfig(**params.train.model_dump())
+    model = GPT(Config(len(vocab), **params.model.model_dump()), config.seed)
+    optimizer = Optimizer(model.parameters, config)
+    state = TrainingState(inputs, model, optimizer, Progress())
+    interval = params.checkpoint.interval
+    characters_per_step = config.batch_size * model.config.block_size
+    if is_root:
+        print(
+            f"{model.n_parameters:,} parameters, {config.steps:,} steps of"
+            f" {characters_per_step:,} characters"
+            + (f", on {communicator.size} ranks" if communicator else "")
+        )
+
+    # resume
+    if is_root and not state.resume(RunRecord.from_json):
+        state.record = new_record(params, corpus, model)
+    if communicator:
+        state.progress, interval = communicator.broadcast_state(
+            config.shards, fingerprint(inputs), (state.progress, interval), state.arrays
+        )
+    completed_steps = state.progress.completed_steps
+
+    # loop
+    distribute = communicator.distribute if communicator else None
+    steps = train(
+        model, train_ids, validation_ids, config, None, optimizer, completed_steps, distribute
+    )
+    logger = None
+    if is_root:
+        logger = RunLogger(state.record, config.steps, completed_steps, characters_per_step)
+    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
+        run_steps(steps, state, interval, logger, communicator)
+        model.flat[:] = state.arrays["best"]
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor() as pool,
+        ):  # BLAS threads change the last bits
+            map_windows = distribute(pool.map) if distribute else pool.map
+            validation_loss = evaluate(model, validation_ids, parallel_map=map_windows)
+        if communicator:
+            communicator.disconnect()
+
+        # write
+        if logger:
+            try:
+                inputs.check()
+            except ValueError:
+                state.save()  # from which to resume once the change is reverted
+                raise
+            metrics = write_outputs(
+                model, vocab, corpus, validation_ids, validation_loss, config, state.progress
+            )
+            logger.finish(metrics)
+            if not inputs.changes():  # else the outputs will be discarded
+                state.delete()
 
 
-def follow(steps, model, progress, arrays, interval, journal, group):
-    """Go through the steps of a training, keep the weights that do best, and write it all down."""
+def run_steps(steps, state, interval, logger, communicator):
+    """Run the steps of a training; keep the best parameters, log, and write checkpoints."""
     for step, train_loss, validation_loss, learning_rate, norm in steps:
-        due = step == 1 or step % interval == 0
-        losses_are_finite = math.isfinite(validation_loss or 0)
-        if not losses_are_finite or (due and not np.isfinite(model.flat).all()):
-            at = f"step {step} (gradient norm {norm:.4g}, learning rate {learning_rate:.4g})"
-            raise ValueError(f"training diverged at {at}: lower the learning rate")
-        if progress.note(step, train_loss, validation_loss):
-            arrays["best"][:] = model.flat
-        if journal:
-            journal.note(step, train_loss, validation_loss, learning_rate, norm)
-        if journal and due:
-            journal.save()
-        if group and due:
-            group.wait_for_first()
+        is_due = step == 1 or step % interval == 0
+        finite = math.isfinite(validation_loss or 0)
+        if not finite or (is_due and not np.isfinite(state.model.flat).all()):
+            raise ValueError(
+                f"training diverged at step {step} (gradient norm {norm:.4g}, learning rate"
+                f" {learning_rate:.4g}); reduce the learning rate"
+            )
+        if state.progress.add(step, train_loss, validation_loss):
+            state.arrays["best"][:] = state.model.flat
+        if logger:
+            logger.log_step(step, train_loss, validation_loss, learning_rate, norm)
+        if logger and is_due:
+            state.save()
+            logger.deliver()
+            if changes := state.inputs.changes():
+                warn(
+                    f"{changes} changed since training began; revert the change before training"
+                    " ends, or its outputs will be discarded"
+                )
+        if communicator and is_due:
+            communicator.barrier()
 
 
 def check_prompts(params, vocab):
-    """ValueError, before all the work, if a stage after training could not read its prompt."""
+    """ValueError, before the training, if a prompt has characters outside the vocabulary."""
     for section in ("sample", "plot_attention"):
         if prompt := getattr(params, section).prompt:
             encode_prompt(vocab, prompt, f"{section}.prompt")
 
 
-def excerpt(vocab, ids, block_size):
-    """The first line that begins in the held-out text, or how that text begins if it has none, cut
-    off where a line of a terminal or the model's context ends.
-    """
-    text = vocab.decode(ids[:1000])
-    begins = text.find("\n") + 1
-    return text[begins : begins + min(EXCERPT, block_size)] or text[:block_size]
-
-
-def finish(model, vocab, validation_loss, corpus, validation_ids, settings, progress):
-    """Write everything that training makes; return its metrics."""
-    from pipeline.curves import draw_curves, write_curve  # takes a second: not for each rank
-
-    best_step = progress.best_step
-    before = progress.train_curve[max(0, best_step - settings.evaluation_interval) : best_step]
-    metrics = {
-        "train_loss": round(float(np.mean(before)), 6),  # over the interval before the best step
-        "validation_loss": round(validation_loss, 6),  # over the whole split
-        "best_step": best_step,
-        "parameters": model.n_parameters,
-        # by the weights that are kept
-        "characters_seen": settings.batch_size * model.config.block_size * best_step,
-    }
-    opening = excerpt(vocab, validation_ids, model.config.block_size)
-    metadata = {"corpus_sha256": corpus["sha256"], "excerpt": opening, "steps": settings.steps}
-    save_weights(WEIGHTS, model, vocab, metadata | metrics)
-    train_curve = dict(enumerate(progress.train_curve, 1))
-    validation_curve = dict(progress.validation_curve)
-    write_curve(TRAIN_LOSS, "train_loss", train_curve)
-    write_curve(VALIDATION_LOSS, "validation_loss", validation_curve)
-    draw_curves(LOSS_PICTURE, train_curve, validation_curve)
-    with atomic_write(METRICS) as file:
-        file.write(json.dumps(metrics, indent=2).encode() + b"\n")
-    found = f"validation loss {validation_loss:.4f} over the whole split"
-    print(f"step {best_step} was best: {found}", flush=True)
-    return metrics
-
-
 if __name__ == "__main__":
-    if AS_RANK in sys.argv:
-        ranks.run_rank(train_once)
+    if RANK_FLAG in sys.argv:
+        run_rank(lock_and_train)
     else:
         run(main, "train")

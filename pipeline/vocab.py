@@ -1,55 +1,31 @@
-"""vocab: the characters of the text, and the text as ids in a training and a validation split."""
+"""vocab: collect the vocabulary; encode the text into a training and a validation split."""
 
-import hashlib
 import json
 
 import numpy as np
 
-from baregpt.files import atomic_write
 from baregpt.vocab import Vocab
-from pipeline.params import load_params
-from pipeline.stage import CORPUS, TEXT, TRAIN_IDS, VALIDATION_IDS, VOCAB, run
+from pipeline.common.params import load_params
+from pipeline.common.paths import CORPUS, TEXT
+from pipeline.common.splits import save_splits
+from pipeline.common.stage import run
 
-PART = 1 << 20  # characters encoded at once: as plain integers they take eight times the memory
+CHUNK = 1 << 20  # characters encoded at a time: Vocab.encode takes eight bytes for each
 
 
-def build_vocab():
+def main():
     text = TEXT.read_text(encoding="utf-8")
     vocab = Vocab.from_text(text)
-    parts = [text[i : i + PART] for i in range(0, len(text), PART)]
-    kind = np.min_scalar_type(len(vocab))
-    ids = np.concatenate([vocab.encode(part).astype(kind) for part in parts])
-    split = int(len(ids) * (1 - load_params().corpus.validation_share))
-    checksums = {}
-    for path, part in {TRAIN_IDS: ids[:split], VALIDATION_IDS: ids[split:]}.items():
-        with atomic_write(path) as file:
-            np.save(file, part)
-        checksums[path.name] = hashlib.sha256(part.data).hexdigest()
-    corpus = json.loads(CORPUS.read_text())
-    contents = {"characters": vocab.characters, "corpus": corpus, "ids_sha256": checksums}
-    with atomic_write(VOCAB) as file:  # the last of them, so that it always speaks of what is there
-        file.write(json.dumps(contents, ensure_ascii=False, indent=2).encode() + b"\n")
-    splits = f"{split:,} to train on, {len(ids) - split:,} held out"
-    print(f"{len(vocab)} characters in the vocabulary, {splits}")
-
-
-def read_splits():
-    """(vocab, the corpus's checksums, ids to train on, ids held out); ValueError if they are not
-    what this stage made.
-    """
-    try:
-        contents = json.loads(VOCAB.read_text(encoding="utf-8"))
-        vocab, corpus = Vocab(contents["characters"]), contents["corpus"]
-        splits = np.load(TRAIN_IDS), np.load(VALIDATION_IDS)
-        checksums = [hashlib.sha256(ids.data).hexdigest() for ids in splits]
-        if checksums != list(contents["ids_sha256"].values()):
-            raise ValueError("the ids are of another text")
-    except (ValueError, EOFError, KeyError, TypeError) as error:
-        these = f"{VOCAB}, {TRAIN_IDS} and {VALIDATION_IDS}"
-        anew = "`dvc repro --force vocab` makes them anew"
-        raise ValueError(f"{these} do not go together ({error}): {anew}") from None
-    return vocab, corpus, *splits
+    dtype = np.min_scalar_type(len(vocab))
+    chunks = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
+    ids = np.concatenate([vocab.encode(chunk).astype(dtype) for chunk in chunks])
+    split = int(len(ids) * (1 - load_params().corpus.validation_fraction))
+    save_splits(vocab, json.loads(CORPUS.read_text()), ids[:split], ids[split:])
+    print(
+        f"vocabulary of {len(vocab)} characters; {split:,} characters for training,"
+        f" {len(ids) - split:,} for validation"
+    )
 
 
 if __name__ == "__main__":
-    run(build_vocab, "vocab")
+    run(main, "vocab")

@@ -1,4 +1,7 @@
-"""Checkouts to try things in, as a user would have them."""
+"""Checkouts to run commands in, as a user would have them.
+
+What few tests need is imported where it is used: those of baregpt run with NumPy and pytest alone.
+"""
 
 import contextlib
 import os
@@ -11,11 +14,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import mlflow
 import pytest
-import yaml
-from filelock import FileLock
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[1]
 SMALL = {  # trains in a second or two
@@ -77,6 +76,8 @@ class Checkout:
 
     def set_params(self, **sections):
         """Change values in params.yaml: set_params(train={"steps": 5})."""
+        import yaml
+
         file = self.path / "params.yaml"
         params = yaml.safe_load(file.read_text())
         for section, values in sections.items():
@@ -134,9 +135,11 @@ def pytest_unconfigure(config):
 
 
 def made_once(factory, name, make):
-    """A checkout that `make(path)` makes in the first of the processes that share the tests out:
-    the others wait.
+    """Return a checkout that `make(checkout)` makes in one of the test processes; the others wait
+    for it.
     """
+    from filelock import FileLock
+
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -214,7 +217,9 @@ def commands(page, heading):
 
 
 def mlflow_runs(checkout):
-    """A client of the checkout's own MLflow store, and its runs, the latest first."""
+    """Return a client of the checkout's own MLflow store, and its runs, the latest first."""
+    import mlflow
+
     client = mlflow.MlflowClient(f"sqlite:///{checkout.path}/mlflow.db")
     return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
 
@@ -238,9 +243,9 @@ def copy_of(checkout, path):
 
 
 def lend_environment(checkout):
-    """Have make use this environment, rather than set up another."""
+    """Have make use this environment instead of setting one up."""
     (checkout.path / ".venv").symlink_to(sys.prefix)
-    for layer in (".installed", ".tests"):
+    for layer in (".created", ".checked", ".installed", ".tests"):
         (checkout.path / ".venv" / layer).touch()
 
 
@@ -264,6 +269,8 @@ def finished(finished_checkout, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
+    from playwright.sync_api import sync_playwright
+
     names = ("chromium", "chromium-browser", "google-chrome", CHROME_ON_MACOS)
     chromium = next(filter(None, map(shutil.which, names)), None)
     if not chromium:

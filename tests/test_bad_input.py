@@ -1,6 +1,4 @@
-"""What a person reads when something is wrong: one line that says what, where, and what would be
-right.
-"""
+"""Errors that a user can fix are one line: the option, its value, and the rule or the fix."""
 
 import hashlib
 import json
@@ -41,15 +39,15 @@ YAML_BOMB = b"a0: &a0 [x, x]\n" + b"".join(
 )
 YAML_BOMB += b"corpus: *a59\nmodel: {block_size: *a59}\n"
 TOO_SHORT = "a split of the text has {} characters: it must have more than block_size, 32"
-NOT_TOGETHER = "data/vocab.json, data/train.npy and data/validation.npy do not go together"
+MISMATCH = "data/vocab.json, data/train.npy and data/validation.npy do not match"
 NOT_SOUND = "data/weights.pkl is not a sound BareGPT weights file"
 
 
-def change_both(first, second):
+def both(first, second):
     return lambda checkout: (first(checkout), second(checkout))
 
 
-def weights_of(**config):
+def weights_with(**config):
     """Sound weights, but of another model."""
 
     def change(checkout):
@@ -75,11 +73,11 @@ def vocabulary_of_another_corpus(checkout):
         (checkout.path / "data" / name).write_bytes(data)
 
 
-def without(name):
+def missing(name):
     return lambda checkout: (checkout.path / name).unlink()
 
 
-def cut_off(name, length):
+def truncated(name, length):
     return lambda checkout: os.truncate(checkout.path / name, length)
 
 
@@ -102,56 +100,56 @@ def data_is_a_file(checkout):
     checkout.set_params(corpus={"path": "plays.txt"})
 
 
-# what is wrong, the stage that meets it, how it comes about, what the person reads after "error: "
+# name of the case, the stage that fails, what causes it, and part of the message
 TABLE = [
     # the corpus
     (
         "no corpus",
         "prepare",
         params(corpus={"path": "data/none.txt"}),
-        "corpus data/none.txt does not exist: put a text file there, or change corpus.path",
+        "corpus data/none.txt does not exist; put a text file there or change corpus.path",
     ),
     (
         "empty",
         "prepare",
         write(CORPUS, b""),
-        "corpus data/plays.txt is empty: it needs text to learn from",
+        "corpus data/plays.txt is empty; it must contain text",
     ),
     (
         "only white space",
         "prepare",
         write(CORPUS, b" \n\t\r\n "),
-        "corpus data/plays.txt is empty: it needs text",
+        "corpus data/plays.txt is empty; it must contain text",
     ),
     (
         "only a byte-order mark",
         "prepare",
         write(CORPUS, b"\xef\xbb\xbf"),
-        "corpus data/plays.txt is empty: it needs text",
+        "corpus data/plays.txt is empty; it must contain text",
     ),
     (
         "not UTF-8",
         "prepare",
         write(CORPUS, b"abc\xff\xfe"),
-        "corpus data/plays.txt is not UTF-8 text (byte 0xff at position 3): save it as UTF-8",
+        "corpus data/plays.txt is not UTF-8 text (byte 0xff at position 3); save it as UTF-8",
     ),
     (
         "UTF-16",
         "prepare",
         write(CORPUS, "To be".encode("utf-16")),
-        "corpus data/plays.txt is not UTF-8 text (byte 0xff at position 0): save it as UTF-8",
+        "corpus data/plays.txt is not UTF-8 text (byte 0xff at position 0); save it as UTF-8",
     ),
     (
         "NUL bytes",
         "prepare",
         write(CORPUS, "To be".encode("utf-16-le")),
-        "corpus data/plays.txt has a NUL character at position 1: save it as UTF-8 text",
+        "corpus data/plays.txt is not UTF-8 text (NUL character at position 1); save it as UTF-8",
     ),
     (
         "a folder",
         "prepare",
         params(corpus={"path": "data"}),
-        "corpus data cannot be read (Is a directory): change corpus.path",
+        "corpus data cannot be read (Is a directory); change corpus.path",
     ),
     (
         "another checksum",
@@ -178,79 +176,97 @@ TABLE = [
         "heads that do not divide",
         "prepare",
         params(model={"n_heads": 5}),
-        "params.yaml: model: d_model is 32: it should be a multiple of n_heads, 5",
+        "params.yaml: model.d_model (32) must be divisible by model.n_heads (5)",
     ),
     (
         "shards that do not divide",
         "prepare",
         params(train={"shards": 3}),
-        "params.yaml: train: shards is 3: it should divide batch_size, 4",
+        "params.yaml: train.batch_size (4) must be divisible by train.shards (3)",
     ),
     (
         "negative",
         "prepare",
         params(train={"steps": -5}),
-        "params.yaml: train.steps is -5: it should be greater than 0",
+        "params.yaml: train.steps (-5) must be greater than 0",
     ),
     (
         "zero",
         "prepare",
         params(model={"block_size": 0}),
-        "params.yaml: model.block_size is 0: it should be greater than 0",
+        "params.yaml: model.block_size (0) must be greater than 0",
     ),
     (
         "text for a whole number",
         "prepare",
         params(train={"steps": "many"}),
-        "params.yaml: train.steps is 'many': it should be a valid integer",
+        "params.yaml: train.steps ('many') must be a valid integer",
     ),
     (
         "text for a number",
         "prepare",
         params(train={"clip_norm": "1.0"}),
-        "params.yaml: train.clip_norm is '1.0': it should be a valid number",
+        "params.yaml: train.clip_norm ('1.0') must be a valid number",
     ),
     (
         "a fraction for a whole number",
         "prepare",
         params(train={"seed": 1.5}),
-        "params.yaml: train.seed is 1.5: it should be a valid integer",
+        "params.yaml: train.seed (1.5) must be a valid integer",
     ),
     (
         "true for a number",
         "prepare",
         params(train={"steps": True}),
-        "params.yaml: train.steps is True: it should be a valid integer",
+        "params.yaml: train.steps (True) must be a valid integer",
     ),
     (
         "not a number",
         "prepare",
         params(train={"clip_norm": float("nan")}),
-        "params.yaml: train.clip_norm is nan: it should be a finite number",
+        "params.yaml: train.clip_norm (nan) must be a finite number",
     ),
     (
-        "too large a share",
+        "too large a fraction",
         "prepare",
-        params(corpus={"validation_share": 1.5}),
-        "validation_share is 1.5: it should be less than 1",
+        params(corpus={"validation_fraction": 1.5}),
+        "corpus.validation_fraction (1.5) must be less than 1",
     ),
     (
         "a malformed checksum",
         "prepare",
         params(corpus={"sha256": "abc"}),
-        "params.yaml: corpus.sha256 is 'abc': it should match pattern",
+        "params.yaml: corpus.sha256 ('abc') must match pattern",
     ),
     (
         "an empty prompt",
         "prepare",
         params(sample={"prompt": ""}),
-        "params.yaml: sample.prompt is '': it should have at least 1 character",
+        "params.yaml: sample.prompt ('') must have at least 1 character",
     ),
     (
         "an unknown key",
         "prepare",
         params(train={"stepz": 5}),
-        "params.yaml: train.stepz is unknown",
+        "params.yaml: train.stepz is not a known parameter",
+    ),
+    (
+        "a renamed key",
+        "prepare",
+        replace_in_params("  validation_fraction:", "  validation_share:"),
+        "params.yaml: corpus.validation_share was renamed to corpus.validation_fraction",
+    ),
+    (
+        "a removed key",
+        "prepare",
+        params(model={"convolution": False}),
+        "params.yaml: model.convolution was removed; delete this line",
+    ),
+    (
+        "an odd number of dimensions per head, with RoPE",
+        "prepare",
+        params(model={"d_model": 6, "n_heads": 2, "rotary": True}),
+        "model.d_model (6) must be divisible by twice model.n_heads (2) if model.rotary is true",
     ),
     (
         "a missing value",
@@ -262,72 +278,72 @@ TABLE = [
         "null",
         "prepare",
         replace_in_params("  steps: 20\n", "  steps:\n"),
-        "params.yaml: train.steps is None: it should be a valid integer",
+        "params.yaml: train.steps (None) must be a valid integer",
     ),
     (
         "a section missing",
         "prepare",
         replace_in_params("\nsample:", "\nsampel:"),
-        "params.yaml: sample is missing; sampel is unknown",
+        "params.yaml: sample is missing; sampel is not a known parameter",
     ),
     (
         "a key twice",
         "prepare",
         replace_in_params("  steps: 20\n", "  steps: 20\n  steps: 30\n"),
-        'params.yaml is not valid YAML: found duplicate key "steps"',
+        'params.yaml is not valid YAML (found duplicate key "steps", line ',
     ),
-    ("not YAML", "prepare", write("params.yaml", b"a: [1"), "params.yaml is not valid YAML: "),
-    ("tabs", "prepare", write("params.yaml", b"a:\n\tb: 1"), "params.yaml is not valid YAML: "),
+    ("not YAML", "prepare", write("params.yaml", b"a: [1"), "params.yaml is not valid YAML ("),
+    ("tabs", "prepare", write("params.yaml", b"a:\n\tb: 1"), "params.yaml is not valid YAML ("),
     (
         "Python tags",
         "prepare",
         write("params.yaml", b"a: !!python/object/apply:os.system [ls]"),
-        "params.yaml is not valid YAML: could not determine a constructor for the tag",
+        "params.yaml is not valid YAML (could not determine a constructor for the tag",
     ),
     ("a YAML bomb", "prepare", write("params.yaml", YAML_BOMB), "params.yaml: "),
     (
         "nested too deep",
         "prepare",
         write("params.yaml", TOO_DEEP),
-        "params.yaml is not valid: it is nested too deep",
+        "params.yaml is not valid YAML (it is nested too deeply)",
     ),
     (
         "a list for a key",
         "prepare",
         write("params.yaml", b"? [a]\n: 1"),
-        "params.yaml: corpus is missing",
+        "params.yaml is not valid YAML (found unhashable key, line 1)",
     ),
     (
         "a layer too many",
         "prepare",
         params(plot_attention={"layer": 2}),
-        "params.yaml: plot_attention.layer is 2: it should be -2 to 1",
+        "params.yaml: plot_attention.layer (2) must be in [-2, 1]",
     ),
     (
         "a layer too few",
         "prepare",
         params(plot_attention={"layer": -3}),
-        "params.yaml: plot_attention.layer is -3: it should be -2 to 1",
+        "params.yaml: plot_attention.layer (-3) must be in [-2, 1]",
     ),
     (
-        "a prompt too long to draw",
+        "a prompt too long to plot",
         "prepare",
         params(plot_attention={"prompt": "a" * 33}),
-        "plot_attention.prompt has 33 characters: it should have at most model.block_size, 32",
+        "plot_attention.prompt (33 characters) must have at most model.block_size (32) characters",
     ),
     (
         "empty params",
         "prepare",
         write("params.yaml", b""),
-        "params.yaml: the whole is None: it should be",
+        "params.yaml: the file (None) must be a mapping",
     ),
     (
         "params not UTF-8",
         "prepare",
         write("params.yaml", b"a: \xff"),
-        "params.yaml is not UTF-8 text",
+        "params.yaml must be UTF-8 text (",
     ),
-    ("no params", "prepare", without("params.yaml"), "params.yaml does not exist"),
+    ("no params", "prepare", missing("params.yaml"), "params.yaml does not exist"),
     (
         "more than memory holds",
         "train",
@@ -338,50 +354,47 @@ TABLE = [
     (
         "vocab too early",
         "vocab",
-        without("data/text.txt"),
-        "data/text.txt does not exist: `dvc repro` makes it",
+        missing("data/text.txt"),
+        "data/text.txt does not exist; run `dvc repro` to create it",
     ),
     (
         "train too early",
         "train",
-        without("data/vocab.json"),
-        "data/vocab.json does not exist: `dvc repro` makes it",
+        missing("data/vocab.json"),
+        "data/vocab.json does not exist; run `dvc repro` to create it",
     ),
     (
         "sample too early",
         "sample",
-        without("data/weights.pkl"),
-        "data/weights.pkl does not exist: `dvc repro` makes it",
+        missing("data/weights.pkl"),
+        "data/weights.pkl does not exist; run `dvc repro` to create it",
     ),
-    ("a vocabulary of another corpus", "train", vocabulary_of_another_corpus, NOT_TOGETHER),
-    ("a damaged vocabulary", "train", cut_off("data/vocab.json", 20), NOT_TOGETHER),
-    ("damaged ids", "train", cut_off("data/train.npy", 1000), NOT_TOGETHER),
-    ("no ids at all", "train", write("data/train.npy", b"nothing of the kind"), NOT_TOGETHER),
-    ("damaged weights", "sample", cut_off("data/weights.pkl", 50_000), NOT_SOUND),
+    ("a vocabulary of another corpus", "train", vocabulary_of_another_corpus, MISMATCH),
+    ("a damaged vocabulary", "train", truncated("data/vocab.json", 20), MISMATCH),
+    ("damaged ids", "train", truncated("data/train.npy", 1000), MISMATCH),
+    ("no ids at all", "train", write("data/train.npy", b"nothing of the kind"), MISMATCH),
+    ("damaged weights", "sample", truncated("data/weights.pkl", 50_000), NOT_SOUND),
     ("empty weights", "plot_attention", write("data/weights.pkl", b""), NOT_SOUND),
     (
         "weights of fewer layers",
         "plot_attention",
-        change_both(
-            params(plot_attention={"layer": 1}), weights_of(d_model=8, n_heads=2, n_layers=1)
-        ),
-        "data/weights.pkl has 1 layers for up to 128 characters,"
-        " too few for plot_attention in params.yaml",
+        both(params(plot_attention={"layer": 1}), weights_with(d_model=8, n_heads=2, n_layers=1)),
+        "data/weights.pkl has 1 layers and block_size 128, too few for plot_attention",
     ),
     (
         "weights of a shorter context",
         "plot_attention",
-        weights_of(d_model=8, n_heads=2, block_size=4),
-        "data/weights.pkl has 2 layers for up to 4 characters, too few",
+        weights_with(d_model=8, n_heads=2, block_size=4),
+        "data/weights.pkl has 2 layers and block_size 4, too few",
     ),
     (
-        "an unknown character to go on from",
+        "an unknown character in the prompt",
         "sample",
         params(sample={"prompt": "naïve"}),
         "params.yaml: sample.prompt: character 'ï' at position 2 is not in the vocabulary",
     ),
     (
-        "an unknown character to draw",
+        "an unknown character to plot",
         "plot_attention",
         params(plot_attention={"prompt": "naïve"}),
         "params.yaml: plot_attention.prompt: character 'ï' at position 2",
@@ -396,7 +409,7 @@ def files_of(checkout):
 @pytest.mark.parametrize(
     ("stage", "provoke", "message"), [pytest.param(*row[1:], id=row[0]) for row in TABLE]
 )
-def test_what_is_wrong_is_one_line_and_nothing_is_lost(finished, stage, provoke, message):
+def test_an_error_is_one_line_and_leaves_all_files_as_they_were(finished, stage, provoke, message):
     provoke(finished)
     before = files_of(finished)
     err = finished.stage(stage, code=1).stderr
@@ -412,8 +425,8 @@ def test_what_is_wrong_is_one_line_and_nothing_is_lost(finished, stage, provoke,
 @pytest.mark.parametrize(
     ("stage", "output"), [("prepare", "text.txt"), ("vocab", "train.npy"), ("train", "weights.pkl")]
 )
-def test_a_full_disk_loses_nothing(finished, stage, output):
-    """A limit on the size of files says no where a full disk would, without filling one."""
+def test_a_full_disk_leaves_the_previous_output(finished, stage, output):
+    """A limit on file sizes fails writes as a full disk does."""
     finished.set_params(train={"steps": 3}, model={"d_model": 160})
     before = hashlib.md5((finished.path / "data" / output).read_bytes()).hexdigest()
     limit = 2000 if stage == "train" else 60  # KiB; MLflow's own store takes some 1,000
@@ -438,16 +451,16 @@ def test_ctrl_c_while_training(encoded, stop):
     assert err == "interrupted\n"
 
 
-ODD = {  # what is odd, and yet works
+UNUSUAL = {
     "one character repeated": "a" * 2_000,
     "a byte-order mark, emoji, combining characters, markup": 100
     * "\ufeffThe rain, e\u0301 and 🎭, 👩‍🚀 <b>&amp;</b>. ",
 }
 
 
-@pytest.mark.parametrize("what", ODD)
-def test_odd_corpora_work_from_end_to_end(encoded, what):
-    text = ODD[what]
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_corpora_work_from_end_to_end(encoded, name):
+    text = UNUSUAL[name]
     (encoded.path / CORPUS).write_text(text, encoding="utf-8")
     prompt = text[1:20]  # after the mark, if there is one
     encoded.set_params(sample={"prompt": prompt}, plot_attention={"prompt": prompt})
@@ -456,13 +469,13 @@ def test_odd_corpora_work_from_end_to_end(encoded, what):
     assert (encoded.path / "data/samples.txt").read_text(encoding="utf-8").count(prompt) >= 2
 
 
-def test_a_prompt_longer_than_the_context_is_read_to_its_end(finished):
+def test_a_prompt_longer_than_the_context_is_accepted(finished):
     finished.set_params(sample={"prompt": "What news? " * 20})
     assert finished.stage("sample").stderr == ""
 
 
 def test_a_hundred_megabytes_of_one_line(fresh):
-    """Memory stays in proportion: what Python itself takes, and four times the text."""
+    """Peak memory is bounded by that of Python itself and four times the text."""
     line = b"Now is the winter of our discontent made glorious summer by this sun of York; "
     (fresh.path / CORPUS).write_bytes(line * (100_000_000 // len(line)))
     for stage in ("prepare", "vocab"):
@@ -474,7 +487,7 @@ def test_a_hundred_megabytes_of_one_line(fresh):
 
 
 def test_a_read_only_checkout(finished):
-    """Without the privilege that lets root write everywhere."""
+    """As root, without the capability to write everywhere."""
     ordinary = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
     before = files_of(finished)
     (finished.path / "data").chmod(0o555)

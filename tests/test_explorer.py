@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from baregpt import GPT, Config, Vocab
 from baregpt.layers import block, embedding, softmax
-from pipeline.explore import write_page
-from pipeline.plot_attention import draw_attention
+from pipeline.explorer.page import write_page
+from pipeline.plot_attention import plot_attention
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
 TEXT = "To be, or\nnot to be"
@@ -20,7 +20,6 @@ CONFIGS = [
     {"n_layers": 3, "n_heads": 4, "d_model": 24},
     {"rotary": True},
     {"rotary": True, "n_layers": 1, "d_model": 6, "n_heads": 1},
-    {"convolution": True},
 ]
 
 
@@ -148,7 +147,7 @@ def test_unknown_characters_are_struck_out_and_left_out(opened):
     assert "2 characters are not in its vocabulary" in page.locator("#notes").inner_text()
     for text in ("", "字"):
         page.locator("#text").fill(text)
-        assert "Type something" in says(page)
+        assert "Type some text" in says(page)
         page.locator("#step").click()
 
 
@@ -275,6 +274,6 @@ def test_the_time_of_a_keystroke(opened):
 
 def test_the_picture_of_a_long_text_stays_of_bounded_size(tmp_path):
     """512 characters with 8 heads once took 4.2 GB."""
-    draw_attention(tmp_path / "picture.png", "a" * 400, np.tri(400)[None] / 400, "Attention")
+    plot_attention(tmp_path / "picture.png", "a" * 400, np.tri(400)[None] / 400, "Attention")
     height, width, _ = imread(tmp_path / "picture.png").shape
     assert 5000 < max(height, width) < 6500

@@ -1,10 +1,10 @@
-"""params.yaml, params.py and the defaults of baregpt say the same."""
+"""params.yaml, params.py and the defaults of baregpt agree."""
 
 from dataclasses import fields
 
 from baregpt.model import Config
-from baregpt.trainer import Training
-from pipeline.params import load_params
+from baregpt.trainer import TrainConfig
+from pipeline.common.params import load_params
 
 
 def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
@@ -12,12 +12,12 @@ def test_the_shipped_params_are_the_documented_model_and_training(monkeypatch):
     params = load_params()
     assert params.corpus.path == "data/plays.txt"
     assert Config(65, **params.model.model_dump()) == Config(65)
-    assert Training(**params.train.model_dump(exclude={"launcher"})) == Training()
+    assert TrainConfig(**params.train.model_dump()) == TrainConfig()
     assert params.ranks.launcher == ""
 
 
 def test_every_setting_of_training_and_model_is_a_param():
-    from pipeline.params import Model, Train
+    from pipeline.common.params import Model, Train
 
-    assert set(Train.model_fields) - {"launcher"} == {field.name for field in fields(Training)}
+    assert set(Train.model_fields) == {field.name for field in fields(TrainConfig)}
     assert {"vocab_size", *Model.model_fields} == {field.name for field in fields(Config)}

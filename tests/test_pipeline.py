@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from baregpt import load_weights
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights
 
-KEPT = [".gitignore", "README.md", "plays.txt", "pretrained.pkl"]  # what git has of data/
+COMMITTED = [".gitignore", "README.md", "plays.txt"]  # what git has of data/
 STAGES = ["prepare", "vocab", "train", "sample", "plot_attention"]
 
 
@@ -31,11 +32,11 @@ def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def test_one_command_makes_everything(finished_checkout):
+def test_one_command_creates_all_outputs(finished_checkout):
     data = finished_checkout.path / "data"
     assert stages_run((finished_checkout.path / "output.txt").read_text()) == STAGES
     model, vocab = load_weights(data / "weights.pkl")
-    others = {"vocab_size": 60, "rotary": False, "convolution": False}
+    others = {"vocab_size": 60, "rotary": False}
     assert vars(model.config) == others | SMALL["model"]
     assert json.loads((data / "vocab.json").read_text())["characters"] == vocab.characters
     corpus = (data / "plays.txt").read_text()
@@ -66,7 +67,7 @@ def test_a_second_repro_does_nothing(finished):
     assert "Data and pipelines are up to date." in finished.run("dvc", "repro").stdout
 
 
-def test_changed_params_rerun_just_what_they_concern(finished):
+def test_changed_params_rerun_only_the_affected_stages(finished):
     before = md5(finished.path / "data/samples.txt")
     finished.set_params(sample={"temperature": 1.5})
     assert stages_run(finished.run("dvc", "repro").stdout) == ["sample"]
@@ -86,41 +87,40 @@ def test_changed_params_rerun_just_what_they_concern(finished):
         ("README.md", []),
     ],
 )
-def test_changed_files_rerun_just_what_uses_them(finished, changed, rerun):
+def test_changed_files_rerun_only_the_stages_that_use_them(finished, changed, rerun):
     with (finished.path / changed).open("a") as file:
         file.write("\n# a change\n")
     assert list(json.loads(finished.run("dvc", "status", "--json").stdout)) == rerun
 
 
-CHANGE_NO_BYTE = {  # of what a stage makes: they write down what happens, or share the work out
-    f"pipeline/{name}.py"
-    for name in "checkpoint journal launch outbox ranks record store tracking".split()
-}
+WITHOUT_EFFECT = (  # on the outputs of a stage: logging, checkpoints, distributing the work
+    "pipeline/tracking/",
+    "pipeline/training/checkpoint.py",
+    "pipeline/training/communicator.py",
+    "pipeline/training/launcher.py",
+)
 
 
-def imports(module, root, found=()):
-    """The files of this project that decide what a module makes: itself, and what it imports."""
-    path = Path(module.replace(".", "/")).with_suffix(".py")
-    if str(path) in CHANGE_NO_BYTE or str(path) in found:
+def imports(path, found=()):
+    """Return the files of this project that determine the outputs of a module: itself, and what it
+    imports.
+    """
+    if not (ROOT / path).exists() or path.startswith(WITHOUT_EFFECT) or path in found:
         return {*found}
-    found = {*found, str(path)}
-    for node in ast.walk(ast.parse((root / path).read_text())):
-        ours = ("baregpt", "pipeline")
-        if not isinstance(node, ast.ImportFrom) or node.module.split(".")[0] not in ours:
-            continue
-        names = [node.module]
-        if "." not in node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            found = imports(name, root, found)
+    found = {*found, path}
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module.replace(".", "/")
+            for name in [module, *(f"{module}/{alias.name}" for alias in node.names)]:
+                found = imports(f"{name}.py", found)
     return found
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_depends_on_exactly_the_code_that_decides_what_it_makes(stage):
-    """From dvc.yaml's list checkpoints are told apart, too, and what changes while a stage runs."""
+def test_each_stage_depends_on_exactly_the_code_that_determines_its_outputs(stage):
+    """The dependencies in dvc.yaml also make the fingerprint of a checkpoint."""
     deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    assert {dep for dep in deps if dep.endswith(".py")} == imports(f"pipeline.{stage}", ROOT)
+    assert {dep for dep in deps if dep.endswith(".py")} == imports(f"pipeline/{stage}.py")
 
 
 def test_metrics_plots_and_graph_show_the_results(finished):
@@ -136,7 +136,7 @@ def test_metrics_plots_and_graph_show_the_results(finished):
     }
     finished.run("dvc", "plots", "show")
     page = (finished.path / "dvc_plots/index.html").read_text()
-    for part in ("train_loss", "validation_loss", "nats a character", "attention.png"):
+    for part in ("train_loss", "validation_loss", "nats per character", "attention.png"):
         assert part in page
     graph = finished.run("dvc", "dag", "--dot").stdout
     arrows = {
@@ -209,7 +209,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
 
 
 def test_samples_land_in_the_run_that_made_the_weights(finished):
-    """Two trainings, then the weights of the first come back: its samples belong to its run."""
+    """Two trainings, then DVC restores the weights of the first."""
     _, (first,) = mlflow_runs(finished)
     finished.set_params(train={"seed": 2})
     finished.run("dvc", "repro")
@@ -227,7 +227,7 @@ def test_samples_land_in_the_run_that_made_the_weights(finished):
     assert texts[second] != texts[first.info.run_id]
 
 
-def test_weights_that_came_alone_get_a_run_of_their_own(finished):
+def test_weights_without_a_run_get_a_new_one(finished):
     (finished.path / "mlflow.db").unlink()
     finished.stage("sample")
     client, (run,) = mlflow_runs(finished)
@@ -250,7 +250,7 @@ def test_runs_go_where_mlflow_tracking_uri_says(encoded):
 @pytest.mark.parametrize(
     ("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED"), ("diverge", "FAILED")]
 )
-def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
+def test_a_run_that_does_not_finish_has_the_status(encoded, how, status):
     if how == "diverge":
         encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
         encoded.stage("train", code=1)
@@ -268,8 +268,8 @@ def test_a_run_that_does_not_finish_is_marked_so(encoded, how, status):
     assert run.info.status == status
 
 
-def test_the_weights_that_did_best_are_kept_not_the_last(encoded):
-    """A rate that soon ruins the model: what it was before is what counts."""
+def test_the_best_weights_are_kept_not_the_last(encoded):
+    """A learning rate that soon makes the model worse."""
     encoded.set_params(
         train={"steps": 30, "evaluation_interval": 5, "learning_rate": 0.4, "warmup_steps": 30}
     )
@@ -289,8 +289,8 @@ def test_the_weights_that_did_best_are_kept_not_the_last(encoded):
 def test_evaluate_scores_any_weights_on_any_text(finished, tmp_path):
     metrics = json.loads((finished.path / "data/metrics.json").read_text())
     out = finished.stage("evaluate").stdout
-    assert f"loss {metrics['validation_loss']:.4f} nats a character" in out
-    assert f"= {metrics['validation_loss'] / np.log(2):.4f} bits" in out
+    assert f"loss {metrics['validation_loss']:.4f} nats per character" in out
+    assert f"= {metrics['validation_loss'] / np.log(2):.4f} bits per character" in out
     (tmp_path / "mine.txt").write_text("What news?\n" * 30)
     ask = (
         "python",
@@ -299,30 +299,48 @@ def test_evaluate_scores_any_weights_on_any_text(finished, tmp_path):
         str(tmp_path / "mine.txt"),
         "--weights",
         "data/weights.pkl",
-        "--share",
+        "--fraction",
     )
     assert "on the last 330 of 330 characters" in finished.run(*ask, "1").stdout
     assert "on the last 165 of 330 characters" in finished.run(*ask, "0.5").stdout
-    for share, message in (
-        ("0", "--share is 0.0"),
-        ("1.5", "--share is 1.5"),
-        ("0.001", "has 1 characters to score"),
+    for fraction, message in (
+        ("0", "--fraction (0.0) must be greater than 0 and at most 1"),
+        ("1.5", "--fraction (1.5) must be greater than 0 and at most 1"),
+        ("0.001", "--fraction leaves 1 characters of"),
     ):
-        assert message in finished.run(*ask, share, code=1).stderr
+        assert message in finished.run(*ask, fraction, code=1).stderr
     (tmp_path / "mine.txt").write_text("@@@@")
     err = finished.run(*ask, "1", code=1).stderr
     assert "character '@' at position 0 is not in the vocabulary" in err
 
 
+def test_evaluate_heads_prints_a_table_and_a_summary(finished_checkout):
+    ask = ("python", "-m", "pipeline.evaluate", "--heads", "--windows", "5")
+    lines = finished_checkout.run(*ask).stdout.splitlines()
+    start = lines.index("attention heads, on 5 windows of 32 characters:")
+    rows = [line.split() for line in lines[start + 2 : start + 6]]
+    assert [row[:2] for row in rows] == [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]]
+    all_off, low, idle = lines[start + 6 :]
+    assert re.fullmatch(r"all heads off: [+-]\d\.\d{3} nats per character", all_off)
+    assert re.fullmatch(r"\d of 4 heads have under 85% of an even spread's entropy", low)
+    count = sum(abs(float(row[2])) < 0.001 for row in rows)
+    assert idle == (
+        f"{count} of 4 heads are idle: switched off alone, they change the loss by less than 0.001"
+    )
+    ask = ("python", "-m", "pipeline.evaluate", "--heads", "--windows", "0")
+    err = finished_checkout.run(*ask, code=1).stderr
+    assert err == "error: --windows (0) must be at least 1\n"
+
+
 def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
     out = finished.stage("export").stdout
     model, vocab = load_weights(finished.path / "data/weights.pkl")
-    half, half_vocab, metadata = read_weights(finished.path / "data/pretrained.pkl")
+    half, half_vocab, metadata = read_weights(finished.path / "baregpt/pretrained.pkl")
     assert half_vocab.characters == vocab.characters
     assert half.flat == pytest.approx(model.flat, rel=1e-3, abs=1e-6)
-    size = (finished.path / "data/pretrained.pkl").stat().st_size
+    size = (finished.path / "baregpt/pretrained.pkl").stat().st_size
     assert size < 0.6 * (finished.path / "data/weights.pkl").stat().st_size
-    assert f"data/pretrained.pkl: {size:,} bytes" in out
+    assert f"baregpt/pretrained.pkl: {size:,} bytes" in out
     assert metadata["steps"] == 20
     assert json.loads(metadata["recipe"])["train.steps"] == "20"
     assert metadata["seconds"] > 0
@@ -333,10 +351,10 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
 
 def test_export_refuses_weights_that_were_not_trained_here(finished):
     (finished.path / "mlflow.db").unlink()
-    before = (finished.path / "data/pretrained.pkl").read_bytes()
+    before = (finished.path / "baregpt/pretrained.pkl").read_bytes()
     err = finished.stage("export", code=1).stderr
     assert "MLflow has no finished training run of data/weights.pkl" in err
-    assert (finished.path / "data/pretrained.pkl").read_bytes() == before
+    assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before
 
 
 def test_make_best_runs_the_recipe_as_an_experiment(finished):
@@ -394,10 +412,10 @@ def test_make_repro_checks_first_and_then_repeats_nothing(finished):
         (finished.path / "params.yaml").read_text() + "extra: 1\n"
     )
     assert finished.run("make", "repro", code=2).stderr.startswith(
-        "error: params.yaml: extra is unknown"
+        "error: params.yaml: extra is not a known parameter"
     )
     finished.run("make", "clean")
-    assert sorted(path.name for path in (finished.path / "data").iterdir()) == KEPT
+    assert sorted(path.name for path in (finished.path / "data").iterdir()) == COMMITTED
 
 
 def test_shakespeare_is_fetched_and_checked(fresh, web_server):
@@ -412,8 +430,8 @@ def test_shakespeare_is_fetched_and_checked(fresh, web_server):
     assert "shakespeare" not in fresh.run("git", "status", "--short").stdout
 
     (fresh.path / "data/shakespeare.txt").unlink()
-    assert "is not tiny Shakespeare" in fresh.run(*make, code=2).stdout
+    assert "is not tiny Shakespeare (" in fresh.run(*make, code=2).stdout
     gone = fresh.run("make", "shakespeare", f"SHAKESPEARE={address}/none.txt", code=2)
-    advice = "fetch it on another machine and put it at data/shakespeare.txt"
-    assert f"is out of reach: {advice}" in gone.stdout
+    advice = "download it on another machine and copy it to data/shakespeare.txt"
+    assert f"cannot be downloaded; {advice}" in gone.stdout
     assert not list(fresh.path.glob("data/shakespeare*"))

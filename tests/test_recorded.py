@@ -1,4 +1,4 @@
-"""What is recorded is what happened: in dvc.lock, in MLflow, and on disk."""
+"""dvc.lock, MLflow and the files on disk record what really happened."""
 
 import json
 import os
@@ -19,24 +19,24 @@ SLOW = {"train": {"steps": 100_000, "evaluation_interval": 10}, "checkpoint": {"
 QUICK = {"train": {"steps": 300, "evaluation_interval": 10}, "checkpoint": {"interval": 10}}
 
 
-def until(process, line):
-    """Read what a process prints up to this line."""
+def read_until(process, line):
+    """Read the output of a process up to a line."""
     while line not in (printed := process.stdout.readline()):
         assert printed or process.poll() is None, process.stderr.read()
 
 
-def paused_after(process, line):
-    """Stop the group of a process, as soon as it has printed a line, to change what it reads."""
-    until(process, line)
+def pause_after(process, line):
+    """Stop a process group when the process has printed a line, to change what it reads."""
+    read_until(process, line)
     os.killpg(process.pid, signal.SIGSTOP)
 
 
-def go_on(process):
+def continue_(process):
     os.killpg(process.pid, signal.SIGCONT)
     return process.communicate(timeout=300)
 
 
-def change_rate(checkout):
+def change_learning_rate(checkout):
     checkout.set_params(train={"learning_rate": 0.004})
 
 
@@ -52,28 +52,28 @@ def change_ids(checkout):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (change_rate, "train.learning_rate (0.005, now 0.004)"),
+        (change_learning_rate, "train.learning_rate (0.005, now 0.004)"),
         (change_code, "baregpt/optimizer.py"),
         (change_ids, "data/train.npy"),
     ],
 )
-def test_inputs_that_change_while_training_are_not_recorded_as_its_own(finished, change, said):
+def test_outputs_are_discarded_if_inputs_change_while_training(finished, change, said):
     finished.set_params(**QUICK)
     before = (finished.path / "dvc.lock").read_text()
     process = finished.start("dvc", "repro", "train", start_new_session=True)
-    paused_after(process, "step 20:")
+    pause_after(process, "step 20:")
     change(finished)
-    _, err = go_on(process)
+    _, err = continue_(process)
     assert process.returncode != 0
     (warning,) = [line for line in err.splitlines() if line.startswith("warning:")]
     assert warning == (
-        f"warning: {said} changed since training began: put it back before training ends, or its"
-        " results cannot be kept"
+        f"warning: {said} changed since training began; revert the change before training ends, or"
+        " its outputs will be discarded"
     )
     (error,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert error == (
-        f"error: {said} changed while `train` ran, so its results are not kept: run again, as it"
-        " is now or as it was"
+        f"error: {said} changed while stage `train` ran, so its outputs were discarded; rerun, or"
+        " revert the change first"
     )
     assert (finished.path / "dvc.lock").read_text() == before
     assert "train" in finished.run("dvc", "status").stdout
@@ -83,23 +83,23 @@ def test_inputs_that_change_while_training_are_not_recorded_as_its_own(finished,
     assert [run.info.status for run in runs] == ["FAILED", "FINISHED"]
 
 
-def test_code_that_changes_while_a_stage_starts_is_not_recorded_as_what_ran(encoded):
+def test_outputs_are_discarded_if_code_changes_while_the_stage_starts(encoded):
     start = "import pathlib, runpy, pipeline; path = pathlib.Path('baregpt/optimizer.py')\n"
     start += "path.write_text(path.read_text() + '# another')\n"
     start += "runpy.run_module('pipeline.train', run_name='__main__')\n"
     err = encoded.run("python", "-c", start, code=1).stderr
-    assert "error: baregpt/optimizer.py changed while `train` ran" in err
+    assert "error: baregpt/optimizer.py changed while stage `train` ran" in err
     assert not (encoded.path / "data/weights.pkl").exists()
 
 
-def test_params_that_change_when_training_has_ended_leave_its_checkpoint(encoded):
+def test_the_checkpoint_is_kept_if_params_change_when_training_has_ended(encoded):
     encoded.set_params(**QUICK)
     process = encoded.start("python", "-m", "pipeline.train", start_new_session=True)
-    paused_after(process, "was best")
-    change_rate(encoded)
-    _, err = go_on(process)
+    pause_after(process, "best step")
+    change_learning_rate(encoded)
+    _, err = continue_(process)
     assert process.returncode == 1
-    assert "changed while `train` ran" in err
+    assert "changed while stage `train` ran" in err
     assert not (encoded.path / "data/weights.pkl").exists()
     encoded.set_params(train={"learning_rate": 0.005})
     assert "after step 300" in encoded.stage("train").stdout
@@ -111,10 +111,10 @@ def test_a_file_that_is_being_written_does_not_end_training(encoded, name):
     encoded.set_params(**QUICK)
     before = (encoded.path / name).read_text()
     process = encoded.start("python", "-m", "pipeline.train", start_new_session=True)
-    paused_after(process, "step 20:")
+    pause_after(process, "step 20:")
     (encoded.path / name).write_text("")
     os.killpg(process.pid, signal.SIGCONT)
-    until(process, "step 40:")
+    read_until(process, "step 40:")
     (encoded.path / name).write_text(before)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -122,12 +122,12 @@ def test_a_file_that_is_being_written_does_not_end_training(encoded, name):
     assert "changed since training began" in err
 
 
-def test_who_puts_the_params_back_keeps_what_was_trained(finished):
+def test_a_training_resumes_when_its_params_are_reverted(finished):
     finished.set_params(**QUICK)
     process = finished.start("dvc", "repro", "train", start_new_session=True)
-    paused_after(process, "step 20:")
-    change_rate(finished)
-    go_on(process)
+    pause_after(process, "step 20:")
+    change_learning_rate(finished)
+    continue_(process)
     finished.set_params(train={"learning_rate": 0.005})
     out = finished.run("dvc", "repro", "train").stdout
     assert "after step 300" in out
@@ -142,9 +142,9 @@ def test_who_puts_the_params_back_keeps_what_was_trained(finished):
 def test_params_that_training_does_not_read_may_change_meanwhile(finished):
     finished.set_params(**QUICK)
     process = finished.start("dvc", "repro", "train", start_new_session=True)
-    paused_after(process, "step 20:")
+    pause_after(process, "step 20:")
     finished.set_params(sample={"temperature": 0.5}, checkpoint={"interval": 7})
-    _, err = go_on(process)
+    _, err = continue_(process)
     assert (process.returncode, "warning" in err) == (0, False)
 
 
@@ -200,7 +200,7 @@ def test_a_corpus_without_common_characters_needs_no_other_prompts(fresh, text):
 
 
 @pytest.mark.parametrize("section", ["sample", "plot_attention"])
-def test_a_prompt_of_other_characters_is_told_before_training(encoded, section):
+def test_a_prompt_outside_the_vocabulary_is_refused_before_training(encoded, section):
     encoded.set_params(**SLOW)
     encoded.set_params(**{section: {"prompt": "naïve"}})
     process = encoded.stage("train", code=1)
@@ -210,7 +210,7 @@ def test_a_prompt_of_other_characters_is_told_before_training(encoded, section):
 
 
 def served(checkout, log):
-    """What the model in the checkout's registry writes, through MLflow's own server."""
+    """Return the answer of the registered model, served by MLflow."""
     port = free_port()
     command = ["python", "-m", "mlflow", "models", "serve", "--model-uri", "models:/baregpt/latest"]
     command += ["--env-manager", "local", "--port", str(port)]
@@ -225,7 +225,7 @@ def files_under(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp_path):
+def test_a_moved_checkout_keeps_its_runs_and_a_copy_has_its_own(finished, tmp_path):
     finished.stage("register")
     moved = Checkout(finished.path.rename(tmp_path / "moved to a new place"))
     moved.set_params(train={"seed": 2})
@@ -235,7 +235,7 @@ def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp
     for run in runs:
         load_weights(artifact(moved, run, "weights.pkl"))
         load_weights(client.download_artifacts(run.info.run_id, "weights.pkl"))
-    assert moved.stage("register").stdout.startswith("baregpt version 2 ")
+    assert moved.stage("register").stdout.startswith("registered baregpt version 2: ")
     assert "predictions" in served(moved, tmp_path / "serve.log")
 
     before = files_under(moved.path)
@@ -246,7 +246,7 @@ def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp
     _, runs = mlflow_runs(copy)
     assert len(runs) == 3
     assert all(run.info.artifact_uri.startswith(copy.path.as_uri()) for run in runs)
-    assert copy.stage("register").stdout.startswith("baregpt version 3 ")
+    assert copy.stage("register").stdout.startswith("registered baregpt version 3: ")
     assert files_under(moved.path) == before
 
 
@@ -258,32 +258,32 @@ def test_a_checkout_that_was_moved_has_its_runs_and_a_copy_its_own(finished, tmp
         {"key": "training", "tags": {"training": "old"}, "metrics": [["loss", 1.0]]},
     ],
 )
-def test_a_record_of_another_version_waits_and_stops_nothing(encoded, record):
+def test_a_record_of_another_version_is_left_in_the_outbox(encoded, record):
     folder = encoded.path / "data/undelivered/other"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(record))
     err = encoded.stage("train").stderr
-    assert err.startswith("warning: data/undelivered/other cannot be delivered, and stays as it is")
+    assert err.startswith("warning: cannot deliver data/undelivered/other, which is left as it is")
     assert err.count("\n") == 1
     assert (folder / "record.json").exists()
     assert mlflow_runs(encoded)[1][0].info.status == "FINISHED"
 
 
 @pytest.mark.parametrize("stop", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
-def test_a_training_that_is_stopped_is_marked_so(encoded, stop):
+def test_a_training_that_is_stopped_has_the_status_killed(encoded, stop):
     encoded.set_params(**SLOW)
     process = encoded.start("python", "-m", "pipeline.train")
-    until(process, "step 20:")
+    read_until(process, "step 20:")
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "interrupted\n")
     assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
 
 
-def test_a_training_that_was_killed_is_marked_so_by_whatever_runs_next(encoded):
+def test_the_next_command_marks_a_killed_training(encoded):
     encoded.set_params(**SLOW)
     process = encoded.start("python", "-m", "pipeline.train")
-    until(process, "step 20:")
+    read_until(process, "step 20:")
     process.kill()
     process.communicate()
     assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
@@ -309,7 +309,7 @@ def test_a_disk_that_is_full_is_one_line(encoded, small_disk):
     shutil.copytree(encoded.path, checkout.path, ignore=ignored)
     checkout.set_params(**SLOW)
     process = checkout.start("python", "-m", "pipeline.train")
-    until(process, "step 20:")
+    read_until(process, "step 20:")
     filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
     with pytest.raises(OSError, match="No space"):
         while True:
@@ -324,7 +324,7 @@ def test_a_disk_that_is_full_is_one_line(encoded, small_disk):
     assert err.count("\n") <= 2
     (small_disk / "filler").unlink()
     checkout.set_params(train={"steps": 300})
-    assert "not used" in checkout.stage("train").stdout
+    assert "ignored checkpoint" in checkout.stage("train").stdout
     later, former = [run.info.status for run in mlflow_runs(checkout)[1]]
     assert later == "FINISHED"
     assert former in ("FAILED", "KILLED")  # the former, if a last record still found room
@@ -337,19 +337,19 @@ def test_ctrl_c_during_a_delivery_leaves_no_lock_behind(encoded):
     for lines in (1, 2, 3, 4):
         process = encoded.start("python", "-m", "pipeline.train")
         for _ in range(lines):
-            until(process, "step ")
+            read_until(process, "step ")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (130, "interrupted\n")
     assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
 
 
-def test_a_prompt_that_yaml_1_1_would_not_take_for_text(finished):
+def test_a_prompt_that_is_a_boolean_in_yaml_1_1_stays_text(finished):
     finished.run("dvc", "exp", "run", "-S", "sample.prompt=No", "sample")
     assert "\nNo" in (finished.path / "data/samples.txt").read_text()
 
 
-def test_a_terminal_that_does_not_know_all_characters(encoded):
+def test_a_terminal_that_lacks_characters(encoded):
     encoded.path.joinpath("data/plays.txt").write_text("🎭 all the world is a stage 🎭\n" * 100)
     encoded.set_params(sample={"prompt": None}, plot_attention={"prompt": None})
     encoded.environment["PYTHONIOENCODING"] = "latin-1"

@@ -1,6 +1,6 @@
-"""A training that is killed and run again ends as if nothing had happened.
+"""A training that is killed and resumed ends bitwise identical to an undisturbed one.
 
-`make torture` runs these with KILLS=60; the suite with a handful.
+`make torture` runs these tests with KILLS=60.
 """
 
 import csv
@@ -82,17 +82,15 @@ def long(encoded):
 
 
 def test_killed_at_random_moments(long, undisturbed):
-    """Wherever it is killed, what it ends with is the same; and what it made before is there,
-    whole, until then.
-    """
-    random, finished, kills, unsure = np.random.default_rng(), 0, 0, 0
+    """The results are always the same, and previous results stay intact until then."""
+    rng, finished, kills, unsure = np.random.default_rng(), 0, 0, 0
     (long.path / "mlflow.db").unlink()  # may be killed while MLflow makes its store, too
     metrics = long.path / "data/metrics.json"
     while kills < KILLS:
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         process = long.start("python", "-m", "pipeline.train", start_new_session=True)
         try:
-            process.wait(random.uniform(0, 1.2 * undisturbed.seconds))
+            process.wait(rng.uniform(0, 1.2 * undisturbed.seconds))
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
@@ -119,7 +117,7 @@ def test_killed_at_random_moments(long, undisturbed):
 
 
 @pytest.mark.parametrize("how", ["interrupted", "no space"])
-def test_it_goes_on_from_the_last_checkpoint(long, undisturbed, how):
+def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 120:")
     if how == "interrupted":
@@ -140,7 +138,7 @@ def test_it_goes_on_from_the_last_checkpoint(long, undisturbed, how):
         del long.environment["MLFLOW_TRACKING_URI"]
     long.set_params(checkpoint={"interval": 7})  # which changes no result
     out = long.stage("train").stdout
-    assert "going on from data/checkpoints/" in out
+    assert "resuming from data/checkpoints/" in out
     assert "\nstep 30:" not in out
     assert results(long) == results(undisturbed)
     client, (run,) = mlflow_runs(long)
@@ -148,35 +146,33 @@ def test_it_goes_on_from_the_last_checkpoint(long, undisturbed, how):
     assert not checkpoint_of(long)
 
 
-def test_dvc_repro_goes_on_too_and_the_former_results_are_kept(finished, undisturbed):
-    former = results(finished)
+def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undisturbed):
+    previous = results(finished)
     finished.set_params(**LONG)
     process = finished.start("dvc", "repro", start_new_session=True)
     until(process, "step 120:")
     kill(process)
     finished.run("dvc", "checkout", "--force")
-    assert results(finished) == former
-    assert "going on from data/checkpoints/" in finished.run("dvc", "repro").stdout
+    assert results(finished) == previous
+    assert "resuming from data/checkpoints/" in finished.run("dvc", "repro").stdout
     assert results(finished) == results(undisturbed)
     client, runs = mlflow_runs(finished)
     assert len(runs) == 2
     assert_whole(client, runs[0], STEPS)
 
 
-def test_a_checkpoint_of_another_training_is_not_used_but_stays(long, undisturbed):
-    """After an interrupted training: another one, then the first goes on."""
+def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed):
+    """After an interrupted training: another one, then the first resumes."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 60:")
     kill(process)
     interrupted = checkpoint_of(long)
     long.set_params(train={"learning_rate": 0.004, "steps": 20})
     out = long.stage("train").stdout
-    assert "going on" not in out
+    assert "resuming" not in out
     name = interrupted.relative_to(long.path)
-    assert f"{name}, after step " in out
-    assert (
-        "is not used, and stays: train.learning_rate (0.005, now 0.004), train.steps (180, " in out
-    )
+    assert f"ignored checkpoint {name} after step " in out
+    assert ": train.learning_rate (0.005, now 0.004), train.steps (180, now 20)\n" in out
     steps = [int(row["step"]) for row in csv.DictReader((long.path / "data/train_loss.csv").open())]
     assert steps == list(range(1, 21))
     client, runs = mlflow_runs(long)
@@ -187,14 +183,14 @@ def test_a_checkpoint_of_another_training_is_not_used_but_stays(long, undisturbe
         file.write("# of no consequence for a training\n")
     long.set_params(**LONG, sample={"temperature": 0.1})
     long.set_params(train={"learning_rate": 0.005})
-    assert f"going on from {name}, after step " in long.stage("train").stdout
+    assert f"resuming from {name} after step " in long.stage("train").stdout
     assert results(long) == results(undisturbed)
     client, runs = mlflow_runs(long)
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert_whole(client, runs[1], STEPS)
 
 
-def test_the_last_two_checkpoints_are_kept(encoded):
+def test_the_newest_two_checkpoints_are_kept(encoded):
     encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     names = []
     for seed in (1, 2, 3):
@@ -207,9 +203,10 @@ def test_the_last_two_checkpoints_are_kept(encoded):
 @pytest.mark.parametrize(
     "name", ["baregpt/layers.py", "pipeline/train.py", "data/train.npy", "data/vocab.json"]
 )
-def test_another_code_or_corpus_is_another_training(encoded, name):
-    program = "from pipeline import checkpoint, inputs; "
-    program += "print(checkpoint.identity(inputs.Inputs('train')))"
+def test_the_fingerprint_depends_on_code_and_corpus(encoded, name):
+    program = "from pipeline.common.inputs import Inputs; "
+    program += "from pipeline.training.checkpoint import fingerprint; "
+    program += "print(fingerprint(Inputs('train')))"
     ask = ("python", "-c", program)
     before = encoded.run(*ask).stdout
     assert encoded.run(*ask).stdout == before
@@ -219,7 +216,7 @@ def test_another_code_or_corpus_is_another_training(encoded, name):
 
 
 def rewrite_state(checkpoint, change):
-    """A checkpoint as another version of this project might have written it."""
+    """Rewrite a checkpoint as another version of this project might have written it."""
     with np.load(checkpoint) as saved:
         arrays = dict(saved)
     state = json.loads(bytes(arrays.pop("state")))
@@ -228,7 +225,7 @@ def rewrite_state(checkpoint, change):
         np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_used_and_not_lost(long, undisturbed):
+def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 60:")
     kill(process)
@@ -239,32 +236,35 @@ def test_a_checkpoint_that_cannot_be_read_is_not_used_and_not_lost(long, undistu
     damaged = good[:middle] + b"damage" + good[middle + 6 :]
     checkpoint.write_bytes(damaged)
     process = long.stage("train")
-    assert process.stderr.startswith(f"warning: {name} is not used (it is damaged")
+    assert process.stderr.startswith(f"warning: ignored checkpoint {name} (it is damaged")
     assert process.stderr.count("\n") == 1
     assert checkpoint.with_suffix(".damaged").read_bytes() == damaged
     assert results(long) == results(undisturbed)
-    ask = "from pipeline import checkpoint, inputs; from pathlib import Path; "
-    ask += "checkpoint.{}(Path('{}'), inputs.Inputs('train'))"
+    ask = "from pipeline.common.inputs import Inputs; from pathlib import Path; "
+    ask += "from pipeline.training import checkpoint; "
+    ask += "checkpoint.print_difference(Path('{}'), Inputs('train'))"
     checkpoint.write_bytes(b"not a checkpoint")
-    out = long.run("python", "-c", ask.format("explain", name)).stdout
-    assert out.startswith(f"{name} is not used, and stays: it is damaged or of another version")
+    out = long.run("python", "-c", ask.format(name)).stdout
+    assert out.startswith(f"ignored checkpoint {name}: it is damaged or from another version")
     checkpoint.write_bytes(good)
     rewrite_state(checkpoint, lambda state: state["progress"].update(unheard_of=1))
-    out = long.run("python", "-c", ask.format("explain", name)).stdout
-    assert out.startswith(f"{name} is not used, and stays: it is damaged or of another version")
+    out = long.run("python", "-c", ask.format(name)).stdout
+    assert out.startswith(f"ignored checkpoint {name}: it is damaged or from another version")
     rewrite_state(checkpoint, lambda state: state["progress"].pop("unheard_of"))
     rewrite_state(checkpoint, lambda state: state["record"].update(unheard_of=1))
-    assert f"going on from {name}" in long.stage("train").stdout
+    assert f"resuming from {name}" in long.stage("train").stdout
     assert results(long) == results(undisturbed)
 
 
-def test_two_trainings_at_once_do_not_mix(long, undisturbed):
+def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     until(process, "step 30:")
     process.send_signal(signal.SIGSTOP)
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)
-    message = "another training is at work in this checkout: wait for it (data/training.lock)"
+    message = (
+        "another training is running in this checkout; wait until it ends (data/training.lock)"
+    )
     assert err == f"error: {message}\n"
     process.communicate()
     assert process.returncode == 0
@@ -280,6 +280,6 @@ def test_a_training_that_diverges_keeps_its_last_checkpoint(long):
     assert checkpoint_of(long)
     assert not (long.path / "data/weights.pkl").exists()
     long.set_params(train={"learning_rate": 0.005, "warmup_steps": 5})
-    assert "going on" not in long.stage("train").stdout
+    assert "resuming" not in long.stage("train").stdout
     _, runs = mlflow_runs(long)
     assert [run.info.status for run in runs] == ["FINISHED", "FAILED"]

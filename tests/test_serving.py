@@ -65,7 +65,7 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
             )
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(request)
-            assert "baregpt version 1 has these weights" in encoded.stage("register").stdout
+            assert "registered baregpt version 1" in encoded.stage("register").stdout
     for clone in clones:
         assert not (clone.path / "mlruns").exists()
 
@@ -101,9 +101,9 @@ def test_register_ties_a_version_to_the_weights(registered):
     assert version.run_id == run.info.run_id
     checksum, loss = version.tags.values()
     printed = (registered.path / "registered.txt").read_text()
-    new = f"baregpt version 1 has these weights: md5 {checksum}, validation loss {loss}\n"
+    new = f"registered baregpt version 1: md5 {checksum}, validation loss {loss}\n"
     assert printed == new
-    known = f"baregpt version 1 already has these weights, md5 {checksum}\n"
+    known = f"baregpt version 1 already has these weights: md5 {checksum}\n"
     assert registered.stage("register").stdout == known
     assert len(client.search_model_versions("name = 'baregpt'")) == 1
 
@@ -111,7 +111,7 @@ def test_register_ties_a_version_to_the_weights(registered):
 def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
     checkout = copy_of(registered, tmp_path / "checkout")
     (checkout.path / "mlflow.db").unlink()
-    assert checkout.stage("register").stdout.startswith("baregpt version 1 has these weights: md5 ")
+    assert checkout.stage("register").stdout.startswith("registered baregpt version 1: md5 ")
     client, (run,) = mlflow_runs(checkout)
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
         "weights.pkl",
@@ -126,7 +126,7 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
     assert err.count("\n") == 1
     (finished.path / "data/weights.pkl").unlink()
     err = finished.stage("register", code=1).stderr
-    assert err == "error: data/weights.pkl does not exist: `dvc repro` makes it\n"
+    assert err == "error: data/weights.pkl does not exist; run `dvc repro` to create it\n"
 
 
 def test_the_model_answers_over_http(registered, tmp_path):

@@ -1,6 +1,4 @@
-"""A tracking server that is down, slow, or gone halfway costs nothing but patience; and it is told
-no secrets.
-"""
+"""A tracking server that is down, slow, or gone loses no records; and errors contain no secrets."""
 
 import json
 import secrets
@@ -11,8 +9,8 @@ from conftest import mlflow_runs
 from filelock import FileLock
 from servers import Tracking
 
-from pipeline import outbox, store
-from pipeline.record import FINISHED, KILLED, Record, now
+from pipeline.tracking import outbox, store
+from pipeline.tracking.record import FINISHED, KILLED, RunRecord, now
 
 SECRET = secrets.token_hex(16)
 
@@ -24,7 +22,7 @@ def steps_of(client, run, name="train_loss"):
 def assert_one_warning(err):
     assert err.startswith("warning: MLflow ")
     assert err.count("\n") == 1
-    assert "the work goes on, and what it should know is kept in data/undelivered" in err
+    assert "; the run is queued in data/undelivered and will be delivered by the next stage" in err
     assert "`python -m pipeline.deliver`" in err
 
 
@@ -43,12 +41,12 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
 
     # where a folder should be, so that it takes no files: all else gets there
     (tmp_path / "artifacts").touch()
-    stopped = Record("training", {"training": "stopped"}, status=KILLED, end=now())
+    stopped = RunRecord("training", {"training": "stopped"}, status=KILLED, end=now())
     (encoded.path / "data/undelivered/stopped").mkdir()
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)
-        assert refused.stderr.startswith("error: MLflow does not take a run (")
+        assert refused.stderr.startswith("error: MLflow refused a run (")
         client, runs = server.runs()
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))
@@ -59,7 +57,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         delivered = encoded.stage("deliver")
         assert delivered.stdout == "delivered 3 records\n"
         assert_secret([*stages, refused, delivered], encoded.path, tmp_path)
-        assert encoded.stage("deliver").stdout == "nothing waits to be delivered\n"
+        assert encoded.stage("deliver").stdout == "the outbox is empty\n"
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
@@ -83,9 +81,9 @@ def test_what_another_keeps_waiting_is_not_lost(encoded, monkeypatch, capsys):
     monkeypatch.setattr(store.LOCK, "timeout", 0.1)
     monkeypatch.setattr(outbox, "warned", set())
     with FileLock(store.LOCK.lock_file):
-        outbox.keep(Record("training", {"training": "one"}, status=FINISHED, end=1))
+        outbox.enqueue(RunRecord("training", {"training": "one"}, status=FINISHED, end=1))
         outbox.deliver_or_warn()
-    assert "what it should know is kept in data/undelivered" in capsys.readouterr().err
+    assert "the run is queued in data/undelivered" in capsys.readouterr().err
     assert encoded.stage("deliver").stdout == "delivered 1 records\n"
     assert mlflow_runs(encoded)[1][0].data.tags["training"] == "one"
 

@@ -1,37 +1,37 @@
-"""What MLflow is told of a run, and how."""
+"""Sending run records to MLflow."""
 
 import os
 import re
 import uuid
 from pathlib import Path
 
-from pipeline import store
-from pipeline.params import flat
-from pipeline.record import FINISHED
-from pipeline.stage import WEIGHTS
+from pipeline.common.paths import CHECKOUT, WEIGHTS
+from pipeline.common.yaml_file import flatten
+from pipeline.tracking import store
+from pipeline.tracking.model import log_model
+from pipeline.tracking.record import FINISHED
 
-AT_ONCE = 1000  # metrics that MLflow takes in one call
+MAX_METRICS = 1000  # in one call, by MLflow's limit
 
 
 def describe_training(params, corpus_md5):
-    """The tags and params of a training that begins; `training` tells it from all others."""
+    """Return the tags and params of a training that begins; the tag `training` identifies it."""
     from mlflow.tracking.context.registry import resolve_tags
 
-    # MLflow's own tags say the git commit
+    # resolve_tags adds the git commit
     tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus_md5})
     if name := os.environ.get("DVC_EXP_NAME"):
         tags["mlflow.runName"] = name
-        queued = Path.cwd() != store.HOME  # and so in a copy; DVC numbers what one command queues
-        if queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
+        is_queued = Path.cwd() != CHECKOUT  # DVC numbers the experiments that one command queues
+        if is_queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
             tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
-    return tags, {name: str(value) for name, value in flat(params).items()}
+    return tags, {name: str(value) for name, value in flatten(params).items()}
 
 
 class Delivery:
-    """Brings one record (see outbox.py) to MLflow, as far as it has come, as often as it is asked.
+    """Sends one record to MLflow, as often as it is asked to, each metric only once.
 
-    Its run is found by the record's tags, and of each metric only the steps that MLflow does not
-    have yet are sent.
+    The run is found by the record's identifying tag.
     """
 
     def __init__(self):
@@ -39,9 +39,7 @@ class Delivery:
         self.sent = dict[str, int]()  # metric -> the last step that MLflow has
 
     def deliver(self, record, connection, files=()):
-        """Send what MLflow does not have yet, and files as artifacts; OSError, in one line, if that
-        fails.
-        """
+        """Send new metrics, tags, status and artifacts; OSError if MLflow refuses them."""
         from mlflow.entities import Metric, RunTag
 
         client, experiment = connection
@@ -50,66 +48,62 @@ class Delivery:
                 self.run_id = self.find_or_create(record, client, experiment.experiment_id)
             new = [values for values in record.metrics if values[3] > self.sent.get(values[0], -1)]
             metrics = [Metric(*values) for values in new]
-            for i in range(0, len(metrics), AT_ONCE):
-                client.log_batch(self.run_id, metrics=metrics[i : i + AT_ONCE])
+            for i in range(0, len(metrics), MAX_METRICS):
+                client.log_batch(self.run_id, metrics=metrics[i : i + MAX_METRICS])
             self.sent |= {metric.key: metric.step for metric in metrics}
             client.log_batch(self.run_id, tags=[RunTag(*tag) for tag in record.tags.items()])
             self.set_status(record, client)
-            self.add_files(record, files, client)  # last: a server may refuse what is too large
-        except Exception as error:  # of any kind: each store has its own
-            raise OSError(f"MLflow does not take a run ({store.without_secrets(error)})") from None
+            self.log_artifacts(record, files, client)  # last: a server may refuse large files
+        except Exception as error:  # of any type: each kind of store has its own
+            raise OSError(f"MLflow refused a run ({store.without_secrets(error)})") from None
 
     def find_or_create(self, record, client, experiment_id):
-        """The id of the record's run, which is made if need be; and what it has of the metrics."""
+        """Return the id of the record's run, which is created if necessary."""
         from mlflow.entities import Param
 
-        run = run_with_tag(record.key, record.name, client, experiment_id)
+        run = find_by_tag(record.key, record.name, client, experiment_id)
         run = run or client.create_run(experiment_id, record.start, record.tags)
         run_id = run.info.run_id
         if "sweep" in record.tags:
-            put_under_parent(record.tags["sweep"], client, experiment_id)
+            group_sweep(record.tags["sweep"], client, experiment_id)
         for name in run.data.metrics if record.metrics else ():
             self.sent[name] = max(m.step for m in client.get_metric_history(run_id, name))
         client.log_batch(run_id, params=[Param(*param) for param in record.params.items()])
         return run_id
 
     def set_status(self, record, client):
-        """Have the run say how the record's training stands; a run that has finished stays so."""
+        """Set the run's status to the record's; a finished run stays finished."""
         status = client.get_run(self.run_id).info.status
         if status in (FINISHED, record.status):
             return
         if record.end:
             client.set_terminated(self.run_id, record.status, record.end)
-        else:  # it was interrupted, and goes on
+        else:  # it was interrupted and has resumed
             client.update_run(self.run_id, record.status)
 
-    def add_files(self, record, files, client):
-        """Add artifacts to the run; weights that it has already are not sent again."""
-        from pipeline.register import log_model
-
-        there = {file.path for file in client.list_artifacts(self.run_id)} if files else set()
+    def log_artifacts(self, record, files, client):
+        """Log files as artifacts; weights that the run already has are not sent again."""
+        present = {file.path for file in client.list_artifacts(self.run_id)} if files else set()
         for file in files:
-            if record.key == "training" or file.name != WEIGHTS.name or file.name not in there:
+            if record.key == "training" or file.name != WEIGHTS.name or file.name not in present:
                 client.log_artifact(self.run_id, file)
             if record.key == "training" and file.name == WEIGHTS.name:
                 log_model(client, self.run_id, file)
 
 
-def run_with_tag(key, value, client, experiment_id):
-    """The run of which a tag says this; or None."""
+def find_by_tag(key, value, client, experiment_id):
+    """Return the run that has a tag with this value, or None."""
     found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
     return found[0] if found else None
 
 
-def put_under_parent(sweep, client, experiment_id):
-    """Have the UI show the runs of a sweep under one: an experiment alone is none, whatever its
-    name.
-    """
+def group_sweep(sweep, client, experiment_id):
+    """Make the runs of a sweep children of one parent run; a single run gets no parent."""
     with store.LOCK:
         runs = client.search_runs([experiment_id], f"tags.sweep = '{sweep}'")
         if len(runs) < 2:
             return
-        parent = run_with_tag("sweep.parent", sweep, client, experiment_id)
+        parent = find_by_tag("sweep.parent", sweep, client, experiment_id)
         if not parent:
             tags = {"sweep.parent": sweep, "mlflow.runName": sweep}
             parent = client.create_run(experiment_id, tags=tags)
@@ -118,7 +112,7 @@ def put_under_parent(sweep, client, experiment_id):
             client.set_tag(run.info.run_id, "mlflow.parentRunId", parent.info.run_id)
 
 
-def find_run(weights_md5):
-    """The run that made these weights, known by their checksum; or None."""
+def find_training(weights_md5):
+    """Return the run that made these weights, or None."""
     client, experiment = store.connect()
-    return run_with_tag("weights.md5", weights_md5, client, experiment.experiment_id)
+    return find_by_tag("weights.md5", weights_md5, client, experiment.experiment_id)

@@ -1,4 +1,4 @@
-"""The loss curves, as files and as a picture."""
+"""The loss curves, as CSV files and as a plot."""
 
 from matplotlib.figure import Figure
 
@@ -6,24 +6,24 @@ from baregpt.files import atomic_write
 
 
 def write_curve(path, name, curve):
-    """A loss curve, step -> nats a character, as CSV."""
+    """Write a loss curve, step -> nats per character, as CSV."""
     with atomic_write(path) as file:
         file.write(f"step,{name}\n".encode())
         file.writelines(f"{step},{loss:.6f}\n".encode() for step, loss in curve.items())
 
 
-def draw_curves(path, train_curve, validation_curve):
-    """Both loss curves, step -> nats a character, in one picture."""
+def plot_curves(path, train_curve, validation_curve):
+    """Plot both loss curves, step -> nats per character, and mark the best step."""
     best = min(validation_curve, key=validation_curve.__getitem__)
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     (line,) = axes.plot(*zip(*train_curve.items()), label="training batch", linewidth=0.8)
     line.set_alpha(0.4)
     axes.plot(*zip(*validation_curve.items()), "o-", label="validation", markersize=4)
-    kept = f"{validation_curve[best]:.3f} at step {best:,}, kept"
-    place = best, validation_curve[best]
-    axes.annotate(kept, place, (0, 8), textcoords="offset points", ha="right", va="bottom")
-    axes.set(xlabel="step", ylabel="loss, nats a character", title="Loss")
+    label = f"best: {validation_curve[best]:.3f} at step {best:,}"
+    point = best, validation_curve[best]
+    axes.annotate(label, point, (0, 8), textcoords="offset points", ha="right", va="bottom")
+    axes.set(xlabel="step", ylabel="loss (nats per character)", title="Loss")
     axes.grid(alpha=0.3)
     axes.legend()
     with atomic_write(path) as file:

@@ -1,0 +1,1 @@
+"""Shared by all commands: parameters, file paths, corpora, and the stage runner."""

@@ -1,0 +1,66 @@
+"""The inputs of a stage, as DVC records them."""
+
+import hashlib
+from pathlib import Path
+
+import pipeline
+from pipeline.common.paths import PARAMS
+from pipeline.common.yaml_file import flatten, read_yaml
+
+
+def checksum(path):
+    """Return the MD5 of a file, as DVC records it; None if the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError:
+        return None
+
+
+class Inputs:
+    """The inputs that dvc.yaml names for a stage: the values of its params, and the MD5 of its data
+    and code.
+
+    DVC records them when the stage has ended. If they have changed since it began, it would record
+    params that did not make the outputs, so stages check this at the end.
+    """
+
+    def __init__(self, stage, code=pipeline.CODE):
+        self.stage, self.definition = stage, read_yaml("dvc.yaml")["stages"][stage]
+        params = flatten(read_yaml(PARAMS))  # not checked here: load_params reports errors
+        sections = tuple(f"{name}." for name in self.definition["params"])
+        self.values = {
+            name: value for name, value in params.items() if f"{name}.".startswith(sections)
+        }
+        for dep in self.definition["deps"]:
+            path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
+            self.values[path] = code.get(path) or checksum(path)
+
+    def differences(self, other):
+        """Return how these inputs differ from others (name -> value) as text, "" if they do not."""
+        changes = [
+            name if "/" in name else f"{name} ({theirs}, now {ours})"
+            for name in sorted({*self.values, *other})
+            if (theirs := other.get(name)) != (ours := self.values.get(name))
+        ]
+        return ", ".join(changes[:3]) + ", ..." * (len(changes) > 3)
+
+    def changes(self):
+        """Return what has changed on disk since these inputs were read, "" if nothing has."""
+        try:
+            return Inputs(self.stage, code={}).differences(self.values)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            # one of the two files may be half written
+            return f"{PARAMS} or dvc.yaml ({' '.join(str(error).split())})"
+
+    def check(self):
+        """ValueError if an input has changed on disk since these were read."""
+        if changes := self.changes():
+            raise ValueError(
+                f"{changes} changed while stage `{self.stage}` ran, so its outputs were discarded;"
+                " rerun, or revert the change first"
+            )
+
+    def outputs(self):
+        """Return the paths of the stage's outputs."""
+        return [Path(path) for path in self.definition["outs"] + self.definition.get("metrics", [])]

@@ -1,0 +1,153 @@
+"""params.yaml as checked, typed values."""
+
+import reprlib
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator as validator
+
+from pipeline.common.paths import PARAMS
+from pipeline.common.yaml_file import flatten, read_yaml
+
+RENAMED = {"corpus.validation_share": "corpus.validation_fraction"}
+REMOVED = {"model.convolution"}
+NonNegative = Annotated[int, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Prompt = Annotated[str, Field(min_length=1)] | None
+
+
+class Section(BaseModel):
+    """Strictly typed values; a missing or unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Corpus(Section):
+    path: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Model(Section):
+    block_size: PositiveInt
+    d_model: PositiveInt
+    n_heads: PositiveInt
+    n_layers: PositiveInt
+    rotary: bool
+
+    @validator(mode="after")
+    def _width_is_divisible(self):
+        width, heads = f"model.d_model ({self.d_model})", f"model.n_heads ({self.n_heads})"
+        if self.d_model % self.n_heads:
+            raise ValueError(f"{width} must be divisible by {heads}")
+        if self.rotary and self.d_model // self.n_heads % 2:
+            raise ValueError(f"{width} must be divisible by twice {heads} if model.rotary is true")
+        return self
+
+
+class Train(Section):
+    steps: PositiveInt
+    batch_size: PositiveInt
+    shards: PositiveInt
+    learning_rate: PositiveFloat
+    muon_learning_rate: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_steps: NonNegative
+    beta1: Decay
+    beta2: Decay
+    clip_norm: PositiveFloat
+    dropout: Decay
+    evaluation_interval: PositiveInt
+    evaluation_windows: PositiveInt
+    seed: NonNegative
+
+    @validator(mode="after")
+    def _shards_are_equal(self):
+        batch_size, shards = self.batch_size, self.shards
+        if batch_size % shards:
+            raise ValueError(
+                f"train.batch_size ({batch_size}) must be divisible by train.shards ({shards})"
+            )
+        return self
+
+
+class Checkpoint(Section):
+    interval: PositiveInt
+
+
+class Ranks(Section):
+    launcher: str
+
+
+class Sample(Section):
+    prompt: Prompt
+    count: PositiveInt
+    length: PositiveInt
+    temperature: Annotated[float, Field(ge=0)]
+    top_k: NonNegative
+    seed: NonNegative
+
+
+class PlotAttention(Section):
+    prompt: Prompt
+    layer: int
+
+
+class Params(Section):
+    corpus: Corpus
+    model: Model
+    train: Train
+    checkpoint: Checkpoint
+    ranks: Ranks
+    sample: Sample
+    plot_attention: PlotAttention
+
+    @validator(mode="after")
+    def _attention_can_be_plotted(self):
+        layer, n_layers = self.plot_attention.layer, self.model.n_layers
+        if not -n_layers <= layer < n_layers:
+            raise ValueError(
+                f"plot_attention.layer ({layer}) must be in [{-n_layers}, {n_layers - 1}]"
+            )
+        length, block_size = len(self.plot_attention.prompt or ""), self.model.block_size
+        if length > block_size:
+            raise ValueError(
+                f"plot_attention.prompt ({length} characters) must have at most model.block_size"
+                f" ({block_size}) characters"
+            )
+        return self
+
+
+def describe(error):
+    """Return what a pydantic error says, as "section.name (value) must be ..."."""
+    key = ".".join(map(str, error["loc"])) or "the file"
+    brief = reprlib.Repr()
+    brief.maxlevel = 1
+    match error["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            return f"{key} is not a known parameter"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case "model_type":
+            return f"{key} ({brief.repr(error['input'])}) must be a mapping"
+    rule = error["msg"].partition(" should ")[2] or error["msg"]
+    return f"{key} ({brief.repr(error['input'])}) must {rule}"
+
+
+def load_params():
+    """Return the checked contents of params.yaml; ValueError names each invalid parameter."""
+    values = read_yaml(PARAMS)
+    for name in flatten(values):
+        if name in RENAMED:
+            raise ValueError(f"{PARAMS}: {name} was renamed to {RENAMED[name]}")
+        if name in REMOVED:
+            raise ValueError(f"{PARAMS}: {name} was removed; delete this line")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = [describe(one) for one in error.errors()[:5]]
+        if error.error_count() > 5:
+            problems.append(f"and {error.error_count() - 5} more")
+        raise ValueError(f"{PARAMS}: {'; '.join(problems)}") from None

@@ -1,0 +1,19 @@
+"""Paths of the files that stages read and write, relative to the checkout."""
+
+import os
+from pathlib import Path
+
+# The checkout itself, even where DVC runs an experiment in a temporary copy of it.
+CHECKOUT = Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+PARAMS = Path("params.yaml")
+DATA = Path("data")
+CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.json"
+TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
+WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
+TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.csv"
+LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
+EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
+EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
+PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
+CHECKPOINTS = DATA / "checkpoints"  # tracked by neither DVC nor git

@@ -1,0 +1,99 @@
+"""Running commands and stages: errors, signals, exit codes, and prompts from params.yaml."""
+
+import ctypes
+import io
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+
+from pipeline.common.inputs import Inputs
+from pipeline.common.paths import DATA
+
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+warned = set[str]()
+
+
+def warn(message):
+    """Print a warning to stderr, once per process."""
+    if message not in warned:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    warned.add(message)
+
+
+def keep_freed_memory():
+    """Have glibc keep freed memory for the next step: returning it to the kernel and mapping it
+    again takes a tenth of the time of a step.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their maximum; one M_ARENA_MAX, so that threads reuse
+    # each other's memory.
+    for option, value in {-1: (1 << 31) - 1, -3: 32 << 20, -8: 1}.items():
+        ctypes.CDLL(None).mallopt(option, value)
+
+
+def run(main, stage=None):
+    """Run a command and exit: with code 1 and a one-line message after an error that the user can
+    fix, with 130 if interrupted.
+
+    A stage's outputs are deleted if its inputs changed while it ran.
+    """
+    for stop in STOP_SIGNALS:
+        if stop != signal.SIGHUP or signal.getsignal(stop) != signal.SIG_IGN:  # ignored by nohup
+            signal.signal(stop, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the terminal may not have every character
+    try:
+        inputs = Inputs(stage) if stage else None
+        main()
+        if inputs:
+            discard_outputs_if_changed(inputs)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)  # at once, because DVC reads the params when this process has ended
+    except FileNotFoundError as error:
+        if Path(str(error.filename)).parent == DATA:
+            sys.exit(f"error: {error.filename} does not exist; run `dvc repro` to create it")
+        sys.exit(f"error: {error.filename} does not exist")
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        sys.exit(f"error: {reason}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(
+            f"error: out of memory ({error}); reduce the model, train.batch_size or the corpus"
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def discard_outputs_if_changed(inputs):
+    """Delete a stage's outputs and raise ValueError if its inputs have changed."""
+    try:
+        inputs.check()
+    except (OSError, ValueError):
+        for path in inputs.outputs():
+            path.unlink(missing_ok=True)
+        raise
+
+
+def encode_prompt(vocab, prompt, name):
+    """Return the ids of a prompt from params.yaml; ValueError, with the name of the parameter, if
+    it has a character outside the vocabulary.
+    """
+    try:
+        return vocab.encode(prompt)
+    except ValueError as error:
+        raise ValueError(f"params.yaml: {name}: {error}") from None
+
+
+def default_prompt(vocab, metadata):
+    """Return the prompt for `null` in params.yaml: a line of the held-out text, which training put
+    into the weights' metadata, or else the first character of the vocabulary.
+    """
+    return metadata.get("excerpt") or vocab.characters[:1]

@@ -1,0 +1,1 @@
+"""The explorer: an HTML page in which the trained model runs in the browser."""

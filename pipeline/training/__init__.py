@@ -1,0 +1,1 @@
+"""Used by `pipeline.train`: checkpoints, loss curves, and training on several MPI ranks."""

@@ -1,0 +1,65 @@
+"""Launching a command on several processes with the command in `ranks.launcher`."""
+
+import ctypes
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+
+import psutil
+
+RANK_FLAG = "--rank"  # argument of a process that was launched as a rank
+
+
+def die_with_parent():
+    """On Linux, have the kernel send SIGTERM to this process when its parent exits."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def terminate_all(launcher):
+    """Terminate a launcher and its local processes; kill those that remain after five seconds."""
+    started = psutil.Process().children(recursive=True)
+    launcher.terminate()
+    _, remaining = psutil.wait_procs(started, timeout=5)
+    for process in remaining:
+        process.kill()
+    psutil.wait_procs(remaining)
+
+
+def launch(launcher):
+    """Run this command on several ranks and print their output; ValueError, with one line, if they
+    or the launcher fail.
+    """
+    try:
+        command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], RANK_FLAG]
+    except ValueError as error:
+        raise ValueError(
+            f"ranks.launcher ({launcher!r}) must be a shell command: {error}"
+        ) from None
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the others
+            preexec_fn=die_with_parent,
+        )
+    except OSError as error:
+        raise ValueError(f"ranks.launcher cannot run {command[0]}: {error.strerror}") from None
+    try:
+        for line in process.stdout or ():
+            if line.startswith("error: "):
+                raise ValueError(line.removeprefix("error: ").strip())
+            print(line, end="", flush=True)
+        code = process.wait()
+    finally:
+        terminate_all(process)
+    if code:
+        raise ValueError(
+            f"a rank died or `{launcher}` failed with exit code {code}; run again to resume from"
+            " the last checkpoint, if there is one"
+        )
