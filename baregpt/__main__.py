@@ -33,11 +33,13 @@ def main():
         path = args.weights or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
         if args.length < 0:
             raise ValueError(f"--length must be at least 0, got {args.length}")
-        sampling = args.temperature, args.top_k, args.seed
-        text = generate(*load_weights(path), args.prompt, args.length, *sampling)
+        model, vocab = load_weights(path)
+        new = generate(
+            model, vocab, args.prompt, args.length, args.temperature, args.top_k, args.seed
+        )
         print(f"weights: {path}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8
-        for piece in chain([args.prompt], text, ["\n"]):
+        for piece in chain([args.prompt], new, ["\n"]):
             print(piece, end="", flush=True)
     except BrokenPipeError:  # the reader, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
