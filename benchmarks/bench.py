@@ -1,8 +1,7 @@
-"""Side by side with PyTorch and with the machine's own limit: `make bench`.
+"""Speed and memory compared with PyTorch and with matrix products alone: `make bench`.
 
-Every contender is a process of its own that waits while another is measured. They take turns, so
-that a machine whose speed drifts is the same to all; figures are medians, and ratios of figures
-from one run are what counts.
+Each contender runs in its own process and waits while another is measured. They take turns, because
+the speed of a machine drifts. Figures are medians. Compare ratios of figures from the same run.
 """
 
 import argparse
@@ -51,23 +50,23 @@ GROWTH = [
 PROMPT = "KING:\n"
 
 
-# Contenders: each makes, in its own process, a function that does one unit of work.
+# Contenders: each returns, in its own process, a function that does one unit of work.
 
 
 def prepare(shape):
-    """(model, ids) of a shape: the same in every process."""
+    """Return (model, ids) for a model shape, the same in every process."""
     from baregpt import GPT, Config
 
     config = Config(**{name: value for name, value in shape.items() if name != "batch_size"})
-    random = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     model = GPT(config, seed=1)
-    noise = random.normal(0, 0.05, model.n_parameters)
-    model.flat += noise.astype(model.flat.dtype)  # so that every part shows in the loss
-    return model, random.integers(0, config.vocab_size, 100_000)
+    noise = rng.normal(0, 0.05, model.n_parameters)
+    model.flat += noise.astype(model.flat.dtype)  # so that every parameter affects the loss
+    return model, rng.integers(0, config.vocab_size, 100_000)
 
 
 def ours(shape, shards=None):
-    """A training step of baregpt."""
+    """Return a training step of baregpt."""
     from baregpt.trainer import TrainConfig, train
     from pipeline.common.stage import keep_freed_memory
 
@@ -79,7 +78,7 @@ def ours(shape, shards=None):
 
 
 def pytorch(shape, compiled):
-    """A training step of PyTorch on the same model and batches."""
+    """Return a training step of PyTorch with the same model and batches."""
     import torch
 
     from baregpt.trainer import TrainConfig, random_windows
@@ -96,14 +95,14 @@ def pytorch(shape, compiled):
 
 
 def matrix_products(shape):
-    """Nothing but the matrix products of a training step as baregpt makes them, in its shards, into
-    memory at hand.
+    """Return the matrix products of a training step of baregpt alone, in the same shards, with
+    preallocated outputs.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     from threadpoolctl import threadpool_limits
 
-    from baregpt.layers import causal_blocks
+    from baregpt.layers import query_tiles
     from baregpt.trainer import TrainConfig
 
     threads = int(os.environ["OMP_NUM_THREADS"])
@@ -119,16 +118,13 @@ def matrix_products(shape):
         products += [(x, w), (dy, w.T), (x.T, dy)]
     products.append((np.ones((V, batch * T), np.float32), np.ones((batch * T, D), np.float32)))
     heads = np.ones((batch, H, T, D // H), np.float32)
-    for rows, seen in causal_blocks(T, T):
-        some, all_, weights = (
-            heads[:, :, rows],
-            heads[:, :, seen],
-            heads[:, :, rows] @ heads[:, :, seen].swapaxes(2, 3),
-        )
-        forward = [(some, all_.swapaxes(2, 3)), (weights, all_)]
-        backward = [*forward, (weights.swapaxes(2, 3), some), (weights.swapaxes(2, 3), some)]
+    for queries, keys in query_tiles(T, T):
+        query, key = heads[:, :, queries], heads[:, :, keys]
+        attn = query @ key.swapaxes(2, 3)
+        forward = [(query, key.swapaxes(2, 3)), (attn, key)]
+        backward = [*forward, (attn.swapaxes(2, 3), query), (attn.swapaxes(2, 3), query)]
         products += (forward + backward) * shape["n_layers"]
-    # an output for each thread
+    # outputs for each thread
     shards = [[(a, b, a @ b) for a, b in products] for _ in range(threads)]
     pool = ThreadPoolExecutor(threads)
 
@@ -140,7 +136,7 @@ def matrix_products(shape):
 
 
 def sampling(count, streams=1):
-    """Characters of each of some streams from baregpt, past the context length."""
+    """Return the sampling of `count` characters per stream by baregpt, with a full context."""
     from baregpt import Vocab, generate_batch
 
     model, _ = prepare(DEFAULT)
@@ -151,20 +147,21 @@ def sampling(count, streams=1):
 
 
 def sampling_products(count, streams):
-    """Nothing but the matrix products of as many characters, none from the core's own cache, which
-    the others have filled meanwhile: all weights, and keys and values of a context as full as it is
-    on average.
+    """Return the matrix products of sampling `count` characters alone, with all weights, and with
+    keys and values of a context of average length.
+
+    Their operands are not in the cache of the core, because the other contenders evict them.
     """
     model, _ = prepare(DEFAULT)
     T, D, H = DEFAULT["block_size"], DEFAULT["d_model"], DEFAULT["n_heads"]
-    full = T * 5 // 8  # it is cut to a quarter whenever it is full
+    length = T * 5 // 8  # a full context is cut to a quarter
     row, wide = np.ones((streams, D), np.float32), np.ones((streams, 4 * D), np.float32)
     query = np.ones((streams, H, 1, D // H), np.float32)
-    weights = np.ones((streams, H, 1, full), np.float32)
+    attn = np.ones((streams, H, 1, length), np.float32)
     products = []
     for block in model.blocks:
-        key, value = np.ones((2, streams, H, T, D // H), np.float32)[:, :, :, :full]
-        products += [(row, block["attention.qkv"]), (query, key.swapaxes(2, 3)), (weights, value)]
+        key, value = np.ones((2, streams, H, T, D // H), np.float32)[:, :, :, :length]
+        products += [(row, block["attention.qkv"]), (query, key.swapaxes(2, 3)), (attn, value)]
         products += [(row, block["attention.out"]), (row, block["mlp.w1"]), (wide, block["mlp.w2"])]
     products.append((row, model.parameters["head.weight"]))
     outputs = [a @ b for a, b in products]
@@ -178,6 +175,7 @@ def sampling_products(count, streams):
 
 
 def pytorch_sampling(count, cached):
+    """Return the sampling of `count` characters by PyTorch, with or without a KV cache."""
     import torch
 
     from benchmarks.torch_gpt import TorchGPT
@@ -198,9 +196,9 @@ CONTENDERS = {
 
 
 def serve(connection, name, arguments):
-    """In a process of its own: make the contender, then time it whenever asked."""
+    """Create a contender and time it on request; runs in its own process."""
     work = CONTENDERS[name](**arguments)
-    connection.send(work())  # warm up; a training step's loss comes back for comparison
+    connection.send(work())  # warm up; return the loss of a training step for comparison
     while repeats := connection.recv():
         times = []
         for _ in range(repeats):
@@ -212,30 +210,29 @@ def serve(connection, name, arguments):
 
 
 def race(contenders, rounds, repeats, threads):
-    """Time contenders in turns, back and forth, in two heats. label -> (name, arguments); the first
-    is the one compared.
+    """Time contenders in turns, in alternating order, in two heats.
 
-    Each heat has so many rounds, and processes of its own, which start in the opposite order in the
-    second: who starts first can be slower by some percent as long as it runs, presumably for the
-    pages of memory that others left lying about.
+    contenders: label -> (name, arguments). Each heat has `rounds` rounds and its own processes. The
+    processes of the second heat start in the opposite order, because the first process to start can
+    be slower by some percent for as long as it runs, presumably because of the state of memory.
 
-    Returns label -> median seconds, the median over rounds of the first one's time in terms of this
-    one's; and of its process in the second heat the largest memory so far in MiB, and what its
-    first unit of work returned.
+    Return a dict from label to: `seconds`, the median time; `ratio`, the median over rounds of the
+    time of the first contender divided by the time of this one; and from the second heat
+    `memory_mib`, the peak memory of the process, and `first`, the result of the first unit of work.
     """
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by each
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by the processes
     labels = list(contenders)
     times: dict[str, list[float]] = {label: [] for label in labels}
     last: dict[str, dict] = {}
     for order in (labels, labels[::-1]):
-        lanes = [(label, *start(*contenders[label])) for label in order]
+        entries = [(label, *start(*contenders[label])) for label in order]
         for i in range(rounds):
-            for label, here, _, first in lanes[:: 1 if i % 2 else -1]:
+            for label, here, _, first in entries[:: 1 if i % 2 else -1]:
                 here.send(repeats)
                 new_times, memory = here.recv()
                 times[label].append(statistics.median(new_times))
                 last[label] = {"memory_mib": memory, "first": first}
-        for _, here, process, _ in lanes:
+        for _, here, process, _ in entries:
             here.send(0)
             process.join()
     return {
@@ -249,16 +246,16 @@ def race(contenders, rounds, repeats, threads):
 
 
 def start(name, arguments):
-    """A contender's process, once it has warmed up, with a connection to it, and what it said."""
+    """Start a contender; return its connection, its process and its first result, after warm-up."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, name, arguments), daemon=True)
     process.start()
-    there.close()  # so that a contender that dies is noticed
+    there.close()  # so that recv fails if the contender dies
     return here, process, here.recv()
 
 
-# What is measured.
+# Measurements.
 
 
 def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
@@ -272,12 +269,12 @@ def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
         contenders["matrix products alone"] = ("matrix_products", {"shape": shape})
     results = race(contenders, rounds, repeats, threads)
     losses = [result.pop("first") for result in results.values()]
-    assert np.ptp([loss for loss in losses if loss]) < 1e-4, f"not the same model: losses {losses}"
+    assert np.ptp([loss for loss in losses if loss]) < 1e-4, f"the models differ: losses {losses}"
     return results
 
 
 def measure(quick):
-    """All measurements, as one dictionary."""
+    """Return all measurements as one dict."""
     rounds, growth = (2, GROWTH[:1]) if quick else (4, GROWTH)
     cores = os.cpu_count()
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
@@ -315,10 +312,10 @@ def measure(quick):
         "baregpt, 16 streams": ("sampling", {"count": 96, "streams": 16}),
         "products alone": ("sampling_products", {"count": 192, "streams": 1}),
         "products alone, 16 streams": ("sampling_products", {"count": 96, "streams": 16}),
-        "PyTorch with a cache": ("pytorch_sampling", {"count": 192, "cached": True}),
-        "PyTorch without": ("pytorch_sampling", {"count": 48, "cached": False}),
+        "PyTorch, KV cache": ("pytorch_sampling", {"count": 192, "cached": True}),
+        "PyTorch, no cache": ("pytorch_sampling", {"count": 48, "cached": False}),
     }
-    done("sampling", race(contenders, rounds, 3, 1))  # a thread each: more make both slower
+    done("sampling", race(contenders, rounds, 3, 1))  # on one thread: more make both slower
     for label, (_, arguments) in contenders.items():
         characters = arguments["count"] * arguments.get("streams", 1)
         measured = results["sampling"][label]
@@ -326,11 +323,11 @@ def measure(quick):
     return results
 
 
-# What is shown.
+# Output.
 
 
 def cpu_name():
-    """The processor, as Linux or Python knows it."""
+    """Return the name of the processor, from Linux or Python."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -339,7 +336,7 @@ def cpu_name():
 
 
 def vector_instructions():
-    """The widest vector instructions that NumPy finds, and the kernels that its BLAS chose."""
+    """Return the widest vector instructions that NumPy found, and the kernels of its BLAS."""
     from threadpoolctl import threadpool_info
 
     found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
@@ -350,56 +347,56 @@ def vector_instructions():
 
 
 def table(results):
-    """The figures as text."""
+    """Return the results as text."""
     lines = [", ".join(str(value) for value in results["machine"].values()), ""]
 
     def row(*cells):
         lines.append(f"{cells[0]:34s}" + "".join(f"{cell:>16s}" for cell in cells[1:]))
 
-    def race_rows(title, lanes):
+    def race_rows(title, entries):
         row(title, "ms", "baregpt takes", "peak MiB")
-        for label, lane in lanes.items():
-            ratio = f"{lane['ratio']:.2f} x" if label != "baregpt" else ""
-            row(f"  {label}", f"{lane['seconds'] * 1e3:.1f}", ratio, f"{lane['memory_mib']:.0f}")
+        for label, entry in entries.items():
+            ratio = f"{entry['ratio']:.2f} x" if label != "baregpt" else ""
+            row(f"  {label}", f"{entry['seconds'] * 1e3:.1f}", ratio, f"{entry['memory_mib']:.0f}")
         lines.append("")
 
-    for name, lanes in results.items():
+    for name, entries in results.items():
         if name.startswith(("training", "growth", "10.7")):
-            race_rows(name, lanes)
-    row("shards", "ms", "4 take")
-    for label, lane in results["shards"].items():
-        row(f"  {label}", f"{lane['seconds'] * 1e3:.1f}", f"{lane['ratio']:.2f} x")
+            race_rows(name, entries)
+    row("shards", "ms", "4 shards take")
+    for label, entry in results["shards"].items():
+        row(f"  {label}", f"{entry['seconds'] * 1e3:.1f}", f"{entry['ratio']:.2f} x")
     lines.append("")
     row("sampling", "characters/s", "peak MiB")
-    for label, lane in results["sampling"].items():
-        row(f"  {label}", f"{lane['characters_per_second']:.0f}", f"{lane['memory_mib']:.0f}")
+    for label, entry in results["sampling"].items():
+        row(f"  {label}", f"{entry['characters_per_second']:.0f}", f"{entry['memory_mib']:.0f}")
     return "\n".join(lines)
 
 
 def draw(results, path):
-    """Time of a training step, and sampling speed, as bars."""
+    """Plot the time of a training step and the sampling speed as bars."""
     figure = Figure(figsize=(9, 3.2), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2)
     machine = results["machine"]
-    for axes, lanes, value, unit, title in [
+    for axes, entries, value, unit, title in [
         (
             left,
             results["training step"],
-            lambda lane: lane["seconds"] * 1e3,
+            lambda entry: entry["seconds"] * 1e3,
             "ms",
-            "A training step (less is better)",
+            "Training step (lower is better)",
         ),
         (
             right,
             results["sampling"],
-            lambda lane: lane["characters_per_second"],
+            lambda entry: entry["characters_per_second"],
             "",
-            "Sampling, characters/s (more is better)",
+            "Sampling, characters/s (higher is better)",
         ),
     ]:
-        labels = list(lanes)[::-1]
+        labels = list(entries)[::-1]
         colors = ["tab:orange" if label.startswith("baregpt") else "tab:gray" for label in labels]
-        bars = axes.barh(labels, [value(lanes[label]) for label in labels], color=colors)
+        bars = axes.barh(labels, [value(entries[label]) for label in labels], color=colors)
         axes.bar_label(bars, fmt=f"%.0f {unit}", padding=3)
         axes.set_title(title, fontsize=10)
         axes.margins(x=0.2)
@@ -412,7 +409,7 @@ def draw(results, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="few repeats, nothing written: to try, not to quote"
+        "--quick", action="store_true", help="short run with few repeats that writes no files"
     )
     options = parser.parse_args()
     results = measure(options.quick)

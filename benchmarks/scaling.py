@@ -1,13 +1,12 @@
-"""How training scales over ranks: python -m benchmarks.scaling
+"""Scaling of training over MPI ranks: python -m benchmarks.scaling
 
-Measures steps on one and two ranks of this machine, which take turns, and the trade of gradients
-between two; fits
+Measure steps on one and two ranks of this machine, in turns, and the all-reduce of gradients
+between two ranks. Fit
 
-    time of a step = fixed + window · windows of a rank + log2(ranks) · (latency + bytes /
-    bandwidth)
+    step time = fixed + window · windows per rank + log2(ranks) · (latency + bytes / bandwidth)
 
-to the steps of one rank and to the trades, checks it against steps of two ranks, which were not
-fitted, and reads it out for networks of given speed. Writes scaling.json and docs/scaling.png.
+to the all-reduce and to the steps of one rank, and test it on steps of two ranks. Predict the step
+time for more hosts and assumed networks. Write scaling.json and docs/scaling.png.
 """
 
 import json
@@ -32,13 +31,13 @@ MODELS = {
     "1.6 M parameters": (DEFAULT, (8, 16), (16, 32)),
     "10.7 M parameters": (NANOGPT, (4, 8), (8, 16)),
 }
-# latency in s, bytes a second: assumed, typical
+# latency in s, bandwidth in bytes per second; assumed, typical values
 NETWORKS = {"1 Gbit/s": (1e-4, 1.25e8), "10 Gbit/s": (5e-5, 1.25e9)}
-WINDOWS = 64  # of a batch, for what is read out
+WINDOWS = 64  # per step, in the predictions
 
 
 def measure_steps(shape, batch_size, steps):
-    """Median seconds of a training step, on this rank and all others that were launched with it."""
+    """Return the median seconds of a training step on the launched ranks."""
     keep_freed_memory()
     communicator = Communicator()
     model, ids = prepare(shape)
@@ -51,9 +50,9 @@ def measure_steps(shape, batch_size, steps):
     return statistics.median(times[2:])
 
 
-def measure_trades(sizes, repeats=30):
-    """Median seconds of summing arrays of some sizes in bytes over all ranks: our way, and MPI's
-    own all-reduce.
+def measure_allreduce(sizes, repeats=30):
+    """Return the median seconds of summing an array over all ranks, for each size in bytes: in our
+    fixed order ("tree") and with MPI's own all-reduce.
     """
     communicator, found = Communicator(), {}
     for size in sizes:
@@ -65,20 +64,20 @@ def measure_trades(sizes, repeats=30):
         def tree(array=array):
             communicator.allreduce_sum(array)
 
-        for name, trade in (("tree", tree), ("all-reduce", plain)):
+        for name, allreduce in (("tree", tree), ("all-reduce", plain)):
             times = []
             for _ in range(repeats):
                 communicator.comm.Barrier()
                 array[:] = 1
                 start = time.perf_counter()
-                trade()
+                allreduce()
                 times.append(time.perf_counter() - start)
             found[f"{name} {size}"] = statistics.median(times)
     return found
 
 
 def on(ranks, threads, function, *arguments):
-    """What a function of this module finds on some ranks of this machine."""
+    """Run a function of this module on `ranks` ranks of this machine; return its result."""
     command = [
         "mpirun",
         "-n",
@@ -94,8 +93,8 @@ def on(ranks, threads, function, *arguments):
 
 
 def measure():
-    """Each figure as the median over rounds in which all take turns; ratios as medians of the
-    ratios of each round.
+    """Return the measurements of each round, in which all configurations take turns, and the sizes
+    of the all-reduce.
     """
     rounds = []
     jobs = {}
@@ -128,12 +127,12 @@ def measure():
     sizes = [1 << 16, 1 << 20, 6_574_340, 42_800_000]
     for _ in tqdm(range(ROUNDS), disable=None):
         found = {name: on(job[0], job[1], "measure_steps", *job[2:]) for name, job in jobs.items()}
-        rounds.append(found | on(2, 1, "measure_trades", sizes))
+        rounds.append(found | on(2, 1, "measure_allreduce", sizes))
     return rounds, sizes
 
 
 def fit(rounds, sizes):
-    """The numbers of the model of a step's time, and what it says of steps that were not fitted."""
+    """Fit the model of the step time; return its coefficients and its predictions for two ranks."""
     median = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
     bandwidth, latency = np.polyfit(sizes, [median[f"tree {size}"] for size in sizes], 1)
     results = {
@@ -152,13 +151,13 @@ def fit(rounds, sizes):
             "fixed": times[0] - window * fitted[0],
             "bytes": model.flat.nbytes,
         }
-        trade = results["latency"] + numbers["bytes"] / results["bandwidth"]
+        allreduce = results["latency"] + numbers["bytes"] / results["bandwidth"]
         for batch_size in checked:
             two, one = (
                 f"{name}, {kind}, {batch_size} windows"
                 for kind in ("2 ranks of 1 thread", "1 rank of 2 threads")
             )
-            predicted = numbers["fixed"] + window * batch_size / 2 + trade
+            predicted = numbers["fixed"] + window * batch_size / 2 + allreduce
             numbers[f"{batch_size} windows"] = {
                 "predicted": predicted,
                 "measured": median[two],
@@ -171,12 +170,13 @@ def fit(rounds, sizes):
 
 
 def step_time(numbers, ranks, latency, bandwidth):
-    """Seconds of a step of 64 windows on so many ranks."""
-    trades = math.log2(ranks) * (latency + numbers["bytes"] / bandwidth)
-    return numbers["fixed"] + numbers["window"] * WINDOWS / ranks + trades
+    """Return the predicted seconds of a step of 64 windows on `ranks` ranks."""
+    allreduce = math.log2(ranks) * (latency + numbers["bytes"] / bandwidth)
+    return numbers["fixed"] + numbers["window"] * WINDOWS / ranks + allreduce
 
 
 def draw(results, path):
+    """Plot the predicted speed-up over the number of hosts."""
     figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
     counts = [1 << k for k in range(7)]
     for axes, name in zip(figure.subplots(1, 2, sharey=True), MODELS):
@@ -191,13 +191,13 @@ def draw(results, path):
                 label=network,
             )
         axes.set(
-            title=f"{name}, {WINDOWS} windows a step", xlabel="hosts", xscale="log", yscale="log"
+            title=f"{name}, {WINDOWS} windows per step", xlabel="hosts", xscale="log", yscale="log"
         )
         axes.set_xticks(counts, counts)
         axes.set_yticks(counts, counts)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.axes[0].set_ylabel("times as fast as one")
+    figure.axes[0].set_ylabel("speed-up")
     figure.savefig(path)
 
 
@@ -208,14 +208,14 @@ def main():
             print(json.dumps(found), flush=True)
         return
     results = fit(*measure())
-    readout = {
+    predictions = {
         name: {
             network: [step_time(results[name], 1 << k, *speed) for k in range(7)]
             for network, speed in NETWORKS.items()
         }
         for name in MODELS
     }
-    results |= {"machine": cpu_name(), "seconds a step on 1, 2, 4, ... 64 hosts": readout}
+    results |= {"machine": cpu_name(), "seconds per step on 1, 2, 4, ... 64 hosts": predictions}
     (HERE / "scaling.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(results, HERE.parent / "docs/scaling.png")
     print(json.dumps(results, indent=2))

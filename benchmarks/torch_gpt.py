@@ -1,4 +1,4 @@
-"""The same model in PyTorch, as PyTorch users write it for speed: fused attention, fused Adam."""
+"""The same model in PyTorch, in the usual fast form: fused attention, fused Adam."""
 
 import torch
 from torch import nn
@@ -14,18 +14,18 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.w1, self.w2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x, past):
+    def forward(self, x, kv_cache):
         batch, length, width = x.shape
         heads = (
             self.qkv(self.ln1(x)).view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         )
         query, key, value = heads.unbind(0)
-        if past is not None:
-            if past:
-                key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
-            past[:] = [key, value]
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=length > 1)
-        x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        if kv_cache is not None:
+            if kv_cache:
+                key, value = torch.cat([kv_cache[0], key], 2), torch.cat([kv_cache[1], value], 2)
+            kv_cache[:] = [key, value]
+        head_out = functional.scaled_dot_product_attention(query, key, value, is_causal=length > 1)
+        x = x + self.out(head_out.transpose(1, 2).reshape(batch, length, width))
         return x + self.w2(functional.gelu(self.w1(self.ln2(x)), approximate="tanh"))
 
 
@@ -38,10 +38,10 @@ class TorchGPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.head = nn.Linear(config.d_model, config.vocab_size)
 
-    def forward(self, ids, past=None, start=0):
+    def forward(self, ids, kv_cache=None, start=0):
         x = self.tokens(ids) + self.positions[start : start + ids.shape[1]]
         for i, block in enumerate(self.blocks):
-            x = block(x, past[i] if past is not None else None)
+            x = block(x, kv_cache[i] if kv_cache is not None else None)
         return self.head(x)
 
     def loss(self, ids, targets):
@@ -49,7 +49,7 @@ class TorchGPT(nn.Module):
 
     @torch.no_grad()
     def load(self, parameters):
-        """Take over the parameters of a baregpt model."""
+        """Copy the parameters of a baregpt model."""
         p = {name: torch.from_numpy(array) for name, array in parameters.items()}
         self.tokens.weight.copy_(p["token_embedding"])
         self.positions.copy_(p["position_embedding"])
@@ -67,26 +67,27 @@ class TorchGPT(nn.Module):
 
     @torch.inference_mode()
     def generate(self, ids, count, temperature, top_k, cached):
-        """Yield `count` ids after the list `ids`; with a cache, a quarter is read again when the
-        context is full.
+        """Yield `count` ids that continue the list `ids`.
+
+        With a KV cache, keep only the last quarter of the context when it is full.
         """
         size = self.config.block_size
-        unread, past, read = ids[-size:], [[] for _ in self.blocks], 0
+        new, kv_cache, start = ids[-size:], [[] for _ in self.blocks], 0
         for _ in range(count):
             if not cached:
-                unread, past, read = ids[-size:], None, 0
-            elif read + len(unread) > size:
-                unread, past, read = ids[-(size // 4) :], [[] for _ in self.blocks], 0
-            logits = self(torch.tensor([unread]), past, read)[0, -1] / temperature
-            read += len(unread)
+                new, kv_cache, start = ids[-size:], None, 0
+            elif start + len(new) > size:
+                new, kv_cache, start = ids[-(size // 4) :], [[] for _ in self.blocks], 0
+            logits = self(torch.tensor([new]), kv_cache, start)[0, -1] / temperature
+            start += len(new)
             values, candidates = torch.topk(logits, top_k)
             choice = candidates[torch.multinomial(functional.softmax(values, dim=-1), 1)].item()
-            unread, ids = [choice], [*ids[-size:], choice]
+            new, ids = [choice], [*ids[-size:], choice]
             yield choice
 
 
 def train_step(model, compiled):
-    """A function of (inputs, targets) that takes one training step."""
+    """Return a function of (inputs, targets) that runs one training step."""
     loss_of = torch.compile(model.loss) if compiled else model.loss
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
 
