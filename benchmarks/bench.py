@@ -391,7 +391,7 @@ def draw(results, path):
             results["sampling"],
             lambda entry: entry["characters_per_second"],
             "",
-            "Sampling, characters/s (higher is better)",
+            "Sampling, chars/s (higher is better)",
         ),
     ]:
         labels = list(entries)[::-1]

@@ -1,11 +1,24 @@
-"""The README and the pages of docs/: short enough for one sitting, and no link leads nowhere."""
+"""README.md and docs/: length, links, and the Python code on their pages."""
 
 import re
+import subprocess
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from baregpt import layers
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# phrases that used to stand for the field's terms, such as "nats per character" and "evaluation"
+REPLACED_PHRASES = [
+    "nats a character",
+    "goes on from",
+    "made anew",
+    "its mirror",
+    "likely likelier",
+    "between looks",
+]
 
 
 def without_code(page):
@@ -13,12 +26,16 @@ def without_code(page):
 
 
 def anchors(page):
-    """What a page's headings are called in links to them."""
+    """Return the anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_readme_is_of_one_sitting():
+def python_code(page):
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_has_at_most_220_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 220
 
 
@@ -32,3 +49,44 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
+
+
+def test_the_examples_of_the_library_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    plays = (ROOT / "data/plays.txt").read_text()
+    (tmp_path / "my_text.txt").write_text(plays[:30_000])
+    generate, train, look_inside, read_weights = python_code("docs/library.md")
+    train, count = re.subn(r"steps=\d+", "steps=3", train)
+    assert count == 1
+    exec(train, {})
+    printed = capsys.readouterr().out
+    losses, text = printed.split("\n", 1)
+    assert re.fullmatch(r"step 3: train loss \d\.\d{3}, validation loss \d\.\d{3}", losses)
+    assert len(text) == 201
+    values = {}
+    exec(read_weights, values)
+    assert values["array"].shape == (96, len(set(plays[:30_000])))
+    exec(generate, values)
+    assert len(capsys.readouterr().out) == 200
+    assert [len(text) for text in values["texts"]] == [512] * 16
+    exec(look_inside, values)
+    H, V = values["model"].config.n_heads, len(values["vocab"])
+    assert values["logits"].shape == (1, 5, V)
+    assert {attn.shape for attn in values["attention"]} == {(1, H, 5, 5)}
+
+
+def test_the_naive_attention_of_the_docs_matches_the_layer():
+    (code,) = python_code("docs/reading.md")
+    values = {}
+    exec(code, values)
+    rng = np.random.default_rng(1)
+    x, w_qkv, w_out = (rng.normal(size=shape) for shape in [(7, 6), (6, 18), (6, 6)])
+    y, _ = layers.attention(x, w_qkv, w_out, n_heads=3, length=7)
+    assert values["naive_attention"](x, w_qkv, w_out, 3) == pytest.approx(y, rel=1e-12)
+
+
+def test_no_file_uses_a_replaced_phrase():
+    command = ["git", "grep", "-nIF", *(f"-e{phrase}" for phrase in REPLACED_PHRASES)]
+    command += ["--", ".", ":!tests/test_docs.py"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 1, found.stdout + found.stderr  # 1: nothing found

@@ -98,8 +98,8 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
     elsewhere.path.mkdir()
     elsewhere.environment |= home
     script(elsewhere, get, **{"<address of this repository>": hub})
-    assert same(elsewhere.path / "weights.pkl", checkout.path / "data/weights.pkl")
-    assert same(elsewhere.path / "text.txt", checkout.path / "data/text.txt")
+    for name in ("weights.pkl", "text.txt", "samples.txt"):
+        assert same(elsewhere.path / name, checkout.path / "data" / name)
 
 
 def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(published, tmp_path):
@@ -119,7 +119,7 @@ def test_a_remote_that_is_gone_is_said_and_loses_nothing(published, tmp_path):
     shutil.rmtree(tmp_path / "remote")
     colleague = clone(hub, tmp_path / "colleague", {})
     assert "ERROR: failed to pull" in colleague.run("dvc", "pull", code=1).stderr
-    checkout.run("dvc", "push")  # everything is in the cache here: the remote can be made anew
+    checkout.run("dvc", "push")  # everything is in the cache here: the remote can be recreated
     colleague.run("dvc", "pull")
 
 
