@@ -10,11 +10,13 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup extras repro best check test torture ui sample explore shakespeare bench lint clean notebook register
+.PHONY: help setup extras repro seconds minute best check test torture ui sample explore shakespeare bench lint clean notebook register
 
 help:
 	@echo "make repro        reproduce the pipeline, from the corpus to the attention maps"
-	@echo "make best         train with the recipe in recipes/best.txt, as a DVC experiment"
+	@echo "make seconds      train with the recipe in recipes/seconds.txt, as a DVC experiment"
+	@echo "make minute       train with the recipe in recipes/minute.txt"
+	@echo "make best         train with the recipe in recipes/best.txt, in about a quarter of an hour"
 	@echo "make sample       generate text from the trained weights, in the terminal"
 	@echo "make explore      open the explorer, a page that runs the trained weights, else the included ones"
 	@echo "make ui           start the MLflow UI"
@@ -64,8 +66,8 @@ repro: setup
 	@$(BIN)/python -m pipeline.check
 	@$(BIN)/python -m dvc repro
 
-best: setup
-	@$(BIN)/python -m dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/best.txt)) $(ARGUMENTS)
+seconds minute best: setup
+	@$(BIN)/python -m dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/$@.txt)) $(ARGUMENTS)
 
 check: .venv/.checked
 	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(FAST:%=tests/test_%.py)

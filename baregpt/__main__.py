@@ -23,21 +23,21 @@ def main():
     parser = argparse.ArgumentParser(prog="baregpt", description=__doc__)
     add = parser.add_argument
     add("--prompt", default="\n", type=unescape, help=r"text to continue (default: \n, a newline)")
-    add("--length", type=int, default=512, help="number of characters to write (default: 512)")
+    add("--length", dest="max_new_tokens", type=int, default=512, help="characters (default: 512)")
     add("--temperature", type=float, default=0.8, help="0 is greedy decoding (default: 0.8)")
     add("--top-k", type=int, default=20, help="sample from the k most likely (20), 0 disables")
     add("--seed", type=int, help="random seed (default: random)")
     add("--weights", type=Path, help="weights file to use")
-    args = parser.parse_args()
+    options = vars(parser.parse_args())
     try:
-        path = args.weights or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
-        if args.length < 0:
-            raise ValueError(f"--length must be at least 0, got {args.length}")
-        sampling = args.temperature, args.top_k, args.seed
-        text = generate(*load_weights(path), args.prompt, args.length, *sampling)
+        path = options.pop("weights") or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
+        if options["max_new_tokens"] < 0:
+            raise ValueError(f"--length must be at least 0, got {options['max_new_tokens']}")
+        model, vocab = load_weights(path)
+        text = generate(model, vocab, **options)
         print(f"weights: {path}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8
-        for piece in chain([args.prompt], text, ["\n"]):
+        for piece in chain([options["prompt"]], text, ["\n"]):
             print(piece, end="", flush=True)
     except BrokenPipeError:  # the reader, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush

@@ -1,4 +1,4 @@
-"""Export the trained weights in half precision to baregpt/pretrained.pkl, the weights that git has."""
+"""Export the trained weights in half precision to baregpt/pretrained.pkl, the included weights."""
 
 import json
 import platform

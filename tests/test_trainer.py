@@ -99,9 +99,7 @@ def test_a_step_is_adam_on_the_clipped_gradient_of_the_batch(clip_norm):
 @pytest.mark.filterwarnings("error")
 def test_divergence_is_an_error():
     config = TrainConfig(**vars(CONFIG) | {"learning_rate": 1e30, "warmup_steps": 0})
-    message = (
-        r"training diverged at step 2 \(loss nan, gradient norm nan\): lower the learning"
-    )
+    message = r"training diverged at step 2 \(loss nan, gradient norm nan\): lower the learning"
     with pytest.raises(ValueError, match=message):
         trained(config)
 
