@@ -10,9 +10,9 @@ x W_qkv, for B sequences of T positions, flattened to N = B·T rows. With d = D 
     head_out            (B, H, T, d): for each sequence and head, exercise 7
     head_out (N, D)     the heads side by side: first d columns from head 0, then d from head 1, ...
 
-Question: follow these lines in reverse order. `reshape` never moves a number in memory. To bring the
-axes B, H, T, d into another order you need `transpose` or `swapaxes` as well. Where does the √d
-return? The saved query is the one that has been divided.
+Question: follow these lines in reverse order. `reshape` alone never changes the order of the
+numbers. To bring the axes B, H, T, d into another order you need `transpose` or `swapaxes` as well.
+Where does the √d return? The saved query is the one that has been divided.
 
 `head_backward` is exercise 8 for one sequence and one head: head_backward(dhead_out, query, key,
 value, attn) -> dquery, dkey, dvalue. Its dquery belongs to the divided query. Loop over the B

@@ -7,11 +7,11 @@ start at 0. In step t = 1, 2, 3, ... with gradient g:
     v = β₂ v + (1 - β₂) g²
     p = p - lr · m̂ / (√v̂ + ε)                    ε = 1e-8
 
-m̂ and v̂ are m and v with their bias corrected: since m starts at 0, after the first step it is only
-(1 - β₁) g, a tenth of the gradient for β₁ = 0.9.
+m̂ and v̂ are m and v with their bias corrected: since m starts at 0, after the first step it is
+only (1 - β₁) g, a tenth of the gradient for β₁ = 0.9.
 
-Question: unroll m over t steps. With which weights does it sum the t gradients, and to what do these
-weights add up? Divide by that. The stored m and v stay uncorrected.
+Question: unroll m over t steps. With which weights does it sum the t gradients, and what is the sum
+of these weights? Divide by it. The stored m and v stay uncorrected.
 """
 
 import numpy as np

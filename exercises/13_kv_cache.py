@@ -1,8 +1,8 @@
 """Exercise 13: the KV cache.
 
-To write one more character, the model need not read the whole text again: keys and values of earlier
-positions do not change, because no position sees a later one. They are kept in a cache, and only the
-new position is computed.
+To write one more character, the model need not read the whole text again: keys and values of
+earlier positions do not change, because no position sees a later one. They are kept in a cache, and
+only the new position is computed.
 
 For one head, `kv` (2, S, d) has room for the keys (kv[0]) and values (kv[1]) of S positions. Those
 of the positions before `position` are in it. The rest of it holds arbitrary numbers.

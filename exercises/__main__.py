@@ -5,6 +5,7 @@ import sys
 
 from exercises import training
 from exercises.checks import EXERCISES
+from exercises.exercise import Problem
 
 COUNT = len(EXERCISES)
 
@@ -22,7 +23,7 @@ def check(exercises):
     for exercise in exercises:
         try:
             problem = exercise.check(exercise.load())
-        except ValueError as error:
+        except Problem as error:
             problem = [str(error)]
         title = f"{exercise.number:2} {exercise.name:<24}"
         if problem:

@@ -1,9 +1,8 @@
 """Train a small GPT with the functions of the exercises in place of baregpt's own."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from exercises.gradients import wrong_gradients
 
 PLAYS = Path(__file__).parents[1] / "data/plays.txt"
 STEPS = 600
-LINES = 12  # of progress
+PROGRESS_LINES = 12
 
 
 @contextmanager
@@ -99,24 +98,35 @@ def in_place(functions):
     def choose(logits, temperature, top_k, rng):
         return f.choose(logits, temperature, top_k, rng.gumbel(size=logits.shape))
 
-    with ExitStack() as stack:
-        for replacement in (
-            cross_entropy_backward, mlp_backward, f.softmax_backward, layer_norm_backward,
-            embedding_backward, attention, attention_backward, block_backward,
-        ):  # fmt: skip
-            stack.enter_context(patch.object(layers, replacement.__name__, replacement))
-        stack.enter_context(patch.object(layers, "gelu", gelu_with_slope))
-        stack.enter_context(patch.object(Optimizer, "adam", adam))
-        stack.enter_context(patch.object(sampler, "choose", choose))
+    replacements = [
+        (layers, "cross_entropy_backward", cross_entropy_backward),
+        (layers, "gelu", gelu_with_slope),
+        (layers, "mlp_backward", mlp_backward),
+        (layers, "softmax_backward", f.softmax_backward),
+        (layers, "layer_norm_backward", layer_norm_backward),
+        (layers, "embedding_backward", embedding_backward),
+        (layers, "attention", attention),
+        (layers, "attention_backward", attention_backward),
+        (layers, "block_backward", block_backward),
+        (Optimizer, "adam", adam),
+        (sampler, "choose", choose),
+    ]
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
+    try:
+        for replacement in replacements:
+            setattr(*replacement)
         yield
+    finally:
+        for original in originals:
+            setattr(*original)
 
 
 def gradient_problem(functions):
     """Return None if all gradients of a tiny GPT match finite differences, else a sentence."""
     rng = np.random.default_rng(0)
-    model = GPT(Config(5, block_size=4, d_model=6, n_heads=2, n_layers=1), dtype=np.float64)
+    model = GPT(Config(3, block_size=4, d_model=4, n_heads=2, n_layers=1), dtype=np.float64)
     model.flat[:] = rng.normal(0, 0.4, model.n_parameters)
-    ids, targets = rng.integers(0, 5, (2, 2, 3))
+    ids, targets = rng.integers(0, 3, (2, 2, 3))
     with in_place(functions):
         try:
             _, gradients = model.loss_and_gradients(ids, targets)
@@ -127,6 +137,13 @@ def gradient_problem(functions):
     if wrong:
         return f"Wrong gradients in a whole GPT, nearest to the fault first: {', '.join(named)}."
     return None
+
+
+def print_progress(step, loss, model, vocab):
+    """Print the loss and a line that the model writes."""
+    text = "".join(generate(model, vocab, "\n", 80, seed=step))
+    line = " / ".join(text.split("\n"))[:60]
+    print(f"step {step:4}: loss {loss:.2f}  {line}", flush=True)
 
 
 def main(functions, steps=STEPS):
@@ -147,11 +164,11 @@ def main(functions, steps=STEPS):
         steps=steps, batch_size=16, shards=2, warmup_steps=steps // 10, evaluation_interval=steps,
     )  # fmt: skip
     with in_place(functions):
-        print(f"untrained: loss {model.loss(ids[None, :64], ids[None, 1:65]):.2f}")
-        for step, loss, validation_loss, *_ in train(model, training, validation, config):
-            if step % max(1, steps // LINES) == 0 or step == steps:
-                line = "".join(generate(model, vocab, "\n", 60, seed=step)).replace("\n", " / ")
-                print(f"step {step:4}: loss {loss:.2f}  {line}", flush=True)
+        print_progress(0, model.loss(ids[None, :64], ids[None, 1:65]), model, vocab)
+        for result in train(model, training, validation, config):
+            step, loss, validation_loss, *_ = result
+            if step % max(1, steps // PROGRESS_LINES) == 0:
+                print_progress(step, loss, model, vocab)
         print(f"\nValidation loss: {validation_loss:.2f} nats per character.")
         print("The GPT that you wrote writes:")
         for character in generate(model, vocab, "\n", 400, seed=1):

@@ -1,9 +1,20 @@
 """Per exercise: the answer by baregpt's functions, cases to try, usual slips, hints."""
 
 from exercises.checks import (
-    adam, attention_head, attention_head_backward, block, choose, cross_entropy, embedding, gelu,
-    heads, kv_cache, layer_norm, linear, softmax,
-)  # fmt: skip
+    adam,
+    attention_head,
+    attention_head_backward,
+    block,
+    choose,
+    cross_entropy,
+    embedding,
+    gelu,
+    heads,
+    kv_cache,
+    layer_norm,
+    linear,
+    softmax,
+)
 
 EXERCISES = [
     cross_entropy.EXERCISE,

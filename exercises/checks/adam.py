@@ -52,6 +52,17 @@ def corrected_by_beta_alone(p, m, v, gradient, step, lr, beta1, beta2):
     return p - lr * m / (1 - beta1) / (np.sqrt(v / (1 - beta2)) + 1e-8), m, v
 
 
+def multiplied_by_step(p, m, v, gradient, step, lr, beta1, beta2):
+    _, m, v = adam(p, m, v, gradient, step, lr, beta1, beta2)
+    m_hat, v_hat = m / (1 - beta1 * step), v / (1 - beta2 * step)
+    return p - lr * m_hat / (np.sqrt(v_hat) + 1e-8), m, v
+
+
+def update_alone(p, m, v, gradient, step, lr, beta1, beta2):
+    new, m, v = adam(p, m, v, gradient, step, lr, beta1, beta2)
+    return new - p, m, v
+
+
 def corrected_moments_stored(p, m, v, gradient, step, lr, beta1, beta2):
     p, m, v = adam(p, m, v, gradient, step, lr, beta1, beta2)
     return p, m / (1 - beta1**step), v / (1 - beta2**step)
@@ -98,14 +109,19 @@ EXERCISE = Exercise(
         "missing: the first steps are scaled wrongly, since m and v start at 0.",
         earlier_step: "The bias correction counts the steps from 0: the first step has the number "
         "1, or it divides by 0.",
-        corrected_by_beta_alone: "The bias correction does not depend on the step, but it must fade "
-        "as the steps add up.",
+        corrected_by_beta_alone: "The bias correction does not depend on the step, but it must "
+        "fade as the steps add up.",
+        multiplied_by_step: "The bias correction multiplies β by the step, but β must be raised to "
+        "the power of the step.",
+        update_alone: "p is the update alone: it must be added to the old p.",
         corrected_moments_stored: "The corrected m and v are returned: the stored ones must stay "
         "uncorrected, or the next step corrects them again.",
-        with_update(lambda m, v, m_hat, v_hat: -m_hat / (np.sqrt(v) + 1e-8)): "Only m is corrected, "
-        "and v has a bias as well.",
-        with_update(lambda m, v, m_hat, v_hat: -m / (np.sqrt(v_hat) + 1e-8)): "Only v is corrected, "
-        "and m has a bias as well.",
+        with_update(
+            lambda m, v, m_hat, v_hat: -m_hat / (np.sqrt(v) + 1e-8)
+        ): "Only m is corrected, and v has a bias as well.",
+        with_update(
+            lambda m, v, m_hat, v_hat: -m / (np.sqrt(v_hat) + 1e-8)
+        ): "Only v is corrected, and m has a bias as well.",
         with_update(lambda m, v, m_hat, v_hat: m_hat / (np.sqrt(v_hat) + 1e-8)): "The sign is "
         "reversed: this climbs, and the loss grows.",
         with_update(lambda m, v, m_hat, v_hat: -m_hat / np.sqrt(v_hat + 1e-8)): "The ε is inside "

@@ -35,7 +35,7 @@ def cases():
 
 
 def with_weights(weights):
-    """A slip that makes the weights in another way, from the scores and the mask of what is seen."""
+    """A slip that makes the weights in another way, from the scores and the visible positions."""
 
     def slip(query, key, value):
         scores = query @ key.T
@@ -47,6 +47,11 @@ def with_weights(weights):
 
 def divided(query, key, value):
     return attention_head(query / query.shape[1] ** 0.5, key, value)
+
+
+def divided_without_mask(query, key, value):
+    attn = layers.softmax(query @ key.T / query.shape[1] ** 0.5)
+    return attn @ value, attn
 
 
 def transposed_weights(query, key, value):
@@ -65,11 +70,13 @@ EXERCISE = Exercise(
     attention_head,
     ("head_out", "attn"),
     cases,
-    "baregpt.layers.attention",
+    "baregpt's attention",
     {
         with_weights(lambda scores, seen: layers.softmax(scores)): "The causal mask is missing: "
         "positions see later positions.",
-        with_weights(lambda scores, seen: softmax_where(seen.T, scores)): "The mask is on the wrong "
+        with_weights(
+            lambda scores, seen: softmax_where(seen.T, scores)
+        ): "The mask is on the wrong "
         "side: it hides the earlier positions and shows the later ones.",
         with_weights(lambda scores, seen: softmax_where(np.tri(5, k=-1) > 0, scores)): (
             "The mask hides too much: a position must see itself."
@@ -84,8 +91,10 @@ EXERCISE = Exercise(
         "over the queries: the weights of one query, a row, must sum to 1.",
         with_weights(lambda scores, seen: softmax_where(seen, scores.T)): "The scores are "
         "transposed: their rows belong to the queries and their columns to the keys.",
+        divided_without_mask: "The causal mask is missing, and the scores are divided by √d, but "
+        "the query has been divided already.",
         divided: "The scores are divided by √d, but the query has been divided already.",
-        transposed_weights: "The weights are right, but their transpose is multiplied by the values.",
+        transposed_weights: "attn is right, but its transpose is multiplied by the values.",
     },
     (
         "The scores are one matrix product, with the keys transposed. Row i belongs to query i.",

@@ -66,15 +66,20 @@ EXERCISE = Exercise(
         "each weight depended on its own score only.",
         with_dscores(lambda dattn, attn: softmax_backward(dattn.T, attn.T).T): "The backward pass "
         "of the softmax runs over the columns, but each row is a softmax.",
-        with_dscores(lambda dattn, attn: np.tril(dattn) * attn): "The backward pass of the softmax "
+        with_dscores(lambda dattn, attn: softmax_backward(attn, dattn)): "The arguments of the "
+        "softmax's backward pass are swapped: the gradient comes first.",
+        with_dscores(lambda dattn, attn: dattn * attn): "The backward pass of the softmax "
         "lacks the sum over its row.",
-        changed("dvalue", lambda ds, dy, q, k, attn: attn @ dy): "A transpose is missing in dvalue: "
-        "a value collects from all the positions that see it.",
+        changed(
+            "dvalue", lambda ds, dy, q, k, attn: attn @ dy
+        ): "A transpose is missing in dvalue: a value collects from all the positions that see it.",
         changed("dkey", lambda ds, dy, q, k, attn: ds @ q): "A transpose is missing in dkey: a key "
         "collects from all the queries that see it.",
         changed("dquery", lambda ds, dy, q, k, attn: ds.T @ k): "A transpose too many in dquery: "
         "a row of scores belongs to one query.",
-        changed("dquery", lambda ds, dy, q, k, attn: ds @ q): "dquery is computed from the queries, "
+        changed(
+            "dquery", lambda ds, dy, q, k, attn: ds @ q
+        ): "dquery is computed from the queries, "
         "but a score's derivative with respect to the query is the key.",
         changed("dkey", lambda ds, dy, q, k, attn: ds.T @ k): "dkey is computed from the keys, but "
         "a score's derivative with respect to the key is the query.",
@@ -86,8 +91,8 @@ EXERCISE = Exercise(
         "by √d: the query, by which it is multiplied, has been divided before.",
     },
     (
-        "head_out = attn value is a linear layer without bias: its backward pass gives the gradient "
-        "of attn and the gradient of value, as in exercise 2.",
+        "head_out = attn value is a linear layer without bias: its backward pass gives the "
+        "gradient of attn and the gradient of value, as in exercise 2.",
         "Then dscores is the backward pass of the softmax, row by row. The mask added a constant, "
         "and a hidden position has the weight 0, so its dscores is 0 without any help.",
         "scores = query keyᵀ is a matrix product: dquery = dscores key and dkey = dscoresᵀ query. "

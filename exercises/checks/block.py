@@ -19,7 +19,8 @@ def run(dy, layer_backward):
 # baregpt's block_backward, in which a layer's saved activations are its whole backward pass.
 backward = FunctionType(
     layers.block_backward.__code__,
-    vars(layers) | dict.fromkeys(("layer_norm_backward", "attention_backward", "mlp_backward"), run),
+    vars(layers)
+    | dict.fromkeys(("layer_norm_backward", "attention_backward", "mlp_backward"), run),
 )
 
 
@@ -77,6 +78,10 @@ def only_dy_around(dy, ln1, attention, ln2, mlp):
     return dy + ln1(attention(dy + ln2(mlp(dy))))
 
 
+def around_both_at_once(dy, ln1, attention, ln2, mlp):
+    return dy + ln1(attention(ln2(mlp(dy))))
+
+
 def dy_twice(dy, ln1, attention, ln2, mlp):
     return dy + block_backward(dy, ln1, attention, ln2, mlp)
 
@@ -110,9 +115,11 @@ EXERCISE = Exercise(
         "the residual's whole gradient.",
         only_dy_around: "Only dy flows around the attention: x is a term of the residual, so it "
         "gets the residual's whole gradient.",
+        around_both_at_once: "dy flows around both layers at once, but there are two sums: a "
+        "gradient also flows around only one of the two.",
         dy_twice: "dy is added once too often: the residual's gradient already contains it.",
-        forward_order: "Each LayerNorm comes before its layer in the forward pass, so going back it "
-        "comes after it.",
+        forward_order: "Each LayerNorm comes before its layer in the forward pass, so going back "
+        "it comes after it.",
         attention_first: "The two halves are in the order of the forward pass: going back, the MLP "
         "comes first.",
     },

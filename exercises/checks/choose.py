@@ -40,12 +40,25 @@ def keeping(keep):
     return slip
 
 
-def rank(logits):
-    return np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+def exactly_k(order):
+    """A slip that keeps the first k in an order: order(logits, k) -> indices, the best first."""
+
+    def keep(logits, k):
+        kept = np.zeros(logits.shape, bool)
+        np.put_along_axis(kept, order(logits, k)[:, :k], True, axis=1)
+        return kept
+
+    return keeping(keep)
 
 
-def rank_from_last(logits):
-    return rank(logits[:, ::-1])[:, ::-1]
+def without_upper_limit(sort):
+    """A slip that fails for a top_k larger than the number of logits."""
+
+    def slip(logits, temperature, top_k, gumbel):
+        limit = sort(logits, top_k)[:, -top_k, None]
+        return choose(np.where(logits < limit, -np.inf, logits), temperature, 0, gumbel)
+
+    return slip
 
 
 def hidden_is_zero(logits, temperature, top_k, gumbel):
@@ -82,18 +95,24 @@ def whole_batch(logits, top_k):
     return logits >= np.sort(logits, axis=None)[-top_k]
 
 
+TIES_CUT = "Ties are cut: of several logits equal to the k-th largest, only some are kept."
 EXERCISE = Exercise(
     12,
     "choose",
     choose,
     ("ids",),
     cases,
-    "baregpt.sampler.choose",
+    "baregpt's choose",
     {
-        keeping(lambda logits, k: rank(logits) < k): "Ties are cut: of several logits that are "
-        "equal to the k-th largest, only some are kept.",
-        keeping(lambda logits, k: rank_from_last(logits) < k): "Ties are cut: of several logits "
-        "equal to the k-th largest, only the last ones are kept.",
+        exactly_k(lambda logits, k: np.argsort(-logits)): TIES_CUT,
+        exactly_k(lambda logits, k: np.argsort(-logits, kind="stable")): TIES_CUT,
+        exactly_k(lambda logits, k: np.argsort(logits)[:, ::-1]): TIES_CUT,
+        exactly_k(lambda logits, k: np.argsort(logits, kind="stable")[:, ::-1]): TIES_CUT,
+        exactly_k(lambda logits, k: np.argpartition(logits, -k)[:, ::-1]): TIES_CUT,
+        without_upper_limit(lambda logits, k: np.sort(logits)): "top_k may be larger than the "
+        "number of logits, which means no limit.",
+        without_upper_limit(lambda logits, k: np.partition(logits, -k)): "top_k may be larger than "
+        "the number of logits, which means no limit.",
         keeping(lambda logits, k: logits > kth(logits, k)): "The k-th largest logit itself is "
         "dropped.",
         keeping(lambda logits, k: logits >= kth(logits, k + 1)): "One logit too many is kept: the "
@@ -117,11 +136,11 @@ EXERCISE = Exercise(
         "added.",
     },
     (
-        "Multiplying all numbers of a row by a positive number does not change the argmax: multiply "
-        "logits / temperature + g by the temperature.",
-        "For top-k, find the k-th largest logit of each row (np.sort or np.partition along the last "
-        "axis). Keep an axis of length 1, so that it broadcasts.",
-        "Set the logits below the limit to -∞, add temperature times the noise, and take the argmax "
-        "of each row. With top_k = 0 or top_k above V, leave the logits as they are.",
+        "Multiplying all numbers of a row by a positive number does not change the argmax: "
+        "multiply logits / temperature + g by the temperature.",
+        "For top-k, find the k-th largest logit of each row (np.sort or np.partition along the "
+        "last axis). Keep an axis of length 1, so that it broadcasts.",
+        "Set the logits below the limit to -∞, add temperature times the noise, and take the "
+        "argmax of each row. With top_k = 0 or top_k above V, leave the logits as they are.",
     ),
 )

@@ -55,6 +55,10 @@ def softmax_over_everything(logits, targets):
     return (probabilities / probabilities.sum() - one_hot(logits, targets)) / len(logits)
 
 
+def everything_without_mean(logits, targets):
+    return softmax_over_everything(logits, targets) * len(logits)
+
+
 def softmax_over_rows(logits, targets):
     return (layers.softmax(logits.T).T - one_hot(logits, targets)) / len(logits)
 
@@ -86,6 +90,8 @@ EXERCISE = Exercise(
         "target of its own.",
         softmax_over_everything: "The softmax sums over the whole array: each row needs a sum of "
         "its own.",
+        everything_without_mean: "The softmax sums over the whole array: each row needs a sum of "
+        "its own. And the mean over the rows is missing.",
         softmax_over_rows: "The softmax sums over the rows: it must sum over the logits of a row.",
         overflow: "The formula is right, but exp overflows for large logits: a softmax stays the "
         "same if the largest logit of its row is subtracted from all of the row first.",

@@ -84,8 +84,8 @@ EXERCISE = Exercise(
         ): "The rows are assigned to the wrong positions: they come sequence after sequence.",
     },
     (
-        "A row of tokens is copied to every place where its id occurs. A value that is used several "
-        "times sums the gradients of its uses.",
+        "A row of tokens is copied to every place where its id occurs. A value that is used "
+        "several times sums the gradients of its uses.",
         "A loop over the N rows is right, and a good start: add each row of dy to the row of its "
         "id. NumPy's indexed += adds only once per row, so it is not the same. np.add.at is, and "
         "so is a product with a one-hot matrix.",

@@ -61,13 +61,33 @@ def scaled(factors):
     return slip
 
 
-def joined(*axes):
-    """A slip that puts (B, T, 3, H, d) into memory in another order of the axes."""
+def joined(join, undivided=False):
+    """A slip that brings (B, T, 3, H, d) into another order, and may forget the √d as well."""
 
     def slip(dhead_out, *others):
-        return parts(dhead_out, *others)[0].transpose(axes).reshape(len(dhead_out), -1)
+        by_part, root = parts(dhead_out, *others)
+        if undivided:
+            by_part[:, :, 0] *= root
+        return join(by_part).reshape(len(dhead_out), -1)
 
     return slip
+
+
+def heads_not_swapped(by_part):
+    rows = by_part.shape[0] * by_part.shape[1]
+    return np.hstack([part.reshape(rows, -1) for part in by_part.transpose(2, 0, 3, 1, 4)])
+
+
+ORDERS = {
+    heads_not_swapped: "The axes are not swapped back: in each row of dqkv, the heads must lie "
+    "side by side.",
+    lambda by_part: by_part.transpose(2, 0, 3, 1, 4): "The result is (3, B, H, T, d) in memory: a "
+    "row of dqkv belongs to one position, and holds query, key and value of all its heads.",
+    lambda by_part: by_part.transpose(2, 0, 1, 3, 4): "The result is (3, B, T, H, d) in memory: "
+    "query, key and value lie in columns of the same row, not in rows after one another.",
+    lambda by_part: by_part.transpose(0, 1, 3, 2, 4): "The columns are sorted by head first: they "
+    "must be all queries, then all keys, then all values.",
+}
 
 
 def split_by_reshape_alone(dhead_out, query, *others):
@@ -89,30 +109,33 @@ EXERCISE = Exercise(
         scaled(lambda d, D: (1 / d, 1, 1)): "The query's part is divided by √d twice.",
         scaled(lambda d, D: (d * d, 1, 1)): "The query's part is multiplied by √d: going back, a "
         "division stays a division.",
-        scaled(lambda d, D: (1, 1 / d, 1)): "The key's part is divided by √d as well, but the saved "
+        scaled(
+            lambda d, D: (1, 1 / d, 1)
+        ): "The key's part is divided by √d as well, but the saved "
         "query, by which it is multiplied, has been divided already.",
         scaled(lambda d, D: (1, 1 / d, 1 / d)): "The parts of key and value are divided by √d, but "
         "only the query was divided in the forward pass.",
-        scaled(lambda d, D: (d, 1 / d, 1)): "The √d is at the wrong place: the key's part is divided "
+        scaled(
+            lambda d, D: (d, 1 / d, 1)
+        ): "The √d is at the wrong place: the key's part is divided "
         "by it, and the query's part is not.",
         scaled(lambda d, D: (d / D, 1, 1)): "The query's part is divided by √D, but each head has "
         "the width d.",
-        joined(0, 3, 1, 2, 4): "The axes are not swapped back: in the result, the axis of the heads "
-        "comes after the axis of the positions.",
-        joined(2, 0, 3, 1, 4): "The result is (3, B, H, T, d) in memory: a row of dqkv belongs to "
-        "one position, and holds query, key and value of all its heads.",
-        joined(2, 0, 1, 3, 4): "The result is (3, B, T, H, d) in memory: query, key and value lie "
-        "in columns of the same row, not in rows after one another.",
-        joined(0, 1, 3, 2, 4): "The columns are sorted by head first: they must be all queries, "
-        "then all keys, then all values.",
-        split_by_reshape_alone: "dhead_out is split by reshape alone: its columns are the heads side "
-        "by side, so T comes before H in memory.",
+        **{joined(join): sentence for join, sentence in ORDERS.items()},
+        **{
+            joined(join, undivided=True): f"{sentence} And the division by √d is forgotten."
+            for join, sentence in ORDERS.items()
+        },
+        scaled(lambda d, D: (1, d, 1)): "The key's part is multiplied by √d: it takes the divided "
+        "query as it is saved.",
+        split_by_reshape_alone: "dhead_out is split by reshape alone: its columns are the heads "
+        "side by side, so T comes before H in memory.",
     },
     (
         "Bring dhead_out from (N, D) to (B, T, H, d) by reshape, and then to (B, H, T, d) by "
         "swapping two axes. dhead_out[b, h] then is what head_backward takes.",
-        "Collect the three results in one array (3, B, H, T, d). Divide the query's part by √d, and "
-        "only that: the saved query is the divided one, so dkey is right as it is.",
+        "Collect the three results in one array (3, B, H, T, d). Divide the query's part by √d, "
+        "and only that: the saved query is the divided one, so dkey is right as it is.",
         "A row of dqkv is one position with columns 3, H, d. So bring (3, B, H, T, d) to the order "
         "(B, T, 3, H, d) with transpose, and reshape it to N rows.",
     ),

@@ -87,7 +87,7 @@ EXERCISE = Exercise(
     attention_step,
     ("head_out", "kv"),
     cases,
-    "the whole sequence",
+    "baregpt's attention",
     {
         not_stored: "The new key and value are not written into the cache.",
         not_stored_but_seen: "head_out is right, but the new key and value are missing in the "
@@ -98,8 +98,9 @@ EXERCISE = Exercise(
         seeing(lambda i: 0, lambda i: i): "The new position does not see itself.",
         seeing(lambda i: i, lambda i: i + 1): "The new position sees only itself, not the ones "
         "before it.",
-        seeing(lambda i: 0, lambda i: i + 2): "One position too many is seen, which holds arbitrary "
-        "numbers.",
+        seeing(
+            lambda i: 0, lambda i: i + 2
+        ): "One position too many is seen, which holds arbitrary numbers.",
         next_slot: "The new key and value are written one place too late.",
         previous_slot: "The new key and value overwrite those of the position before.",
         swapped: "Key and value are swapped in the cache: kv[0] holds the keys.",
@@ -109,8 +110,8 @@ EXERCISE = Exercise(
     (
         "After the new key and value are written, the cache holds position + 1 keys that may be "
         "seen. All of them are at or before the new position.",
-        "So no mask is needed: only what may be seen is read. There is one query, so the scores are "
-        "one row of position + 1 numbers.",
+        "So no mask is needed: only what may be seen is read. There is one query, so the scores "
+        "are one row of position + 1 numbers.",
         "The scores are the query times the keys up to and including the position. Take their "
         "softmax, and weight the values of the same positions with it.",
     ),

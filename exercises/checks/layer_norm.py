@@ -96,20 +96,26 @@ EXERCISE = Exercise(
         dx_of(
             lambda dn, n, inverse_std: (dn - mean(dn) * 5 - n * mean(dn * n) * 5) * inverse_std
         ): "The mean and the variance of a row divide by D, and this 1 / D is missing.",
+        dx_of(lambda dn, n, inverse_std: (dn - mean(dn) - n * mean(dn * n) * 5) * inverse_std): (
+            "The variance of a row divides by D, and this 1 / D is missing in the path through std."
+        ),
+        dx_of(lambda dn, n, inverse_std: (dn - mean(dn) * 5 - n * mean(dn * n)) * inverse_std): (
+            "The mean of a row divides by D, but this 1 / D is missing."
+        ),
         dx_of(lambda dn, n, inverse_std: (dn - mean(dn) - mean(dn * n)) * inverse_std): "In the "
         "path through std, each number changes by its own n, and this factor is missing.",
         dx_of(lambda dn, n, inverse_std: (dn - mean(dn) + n * mean(dn * n)) * inverse_std): "The "
         "sign of the path through std is reversed: a larger std makes n smaller.",
         without_gain: "The gain is missing in dx: the gradient of n is dy times the gain.",
         gain_last: "The gain is applied at the end of dx: it must be applied before the means.",
-        dgain_by_row: "The gain is used by every row, so its gradient is a sum over the rows, which "
-        "is missing.",
+        dgain_by_row: "The gain is used by every row, so its gradient is a sum over the rows, "
+        "which is missing.",
         dgain_without_n: "The gradient of the gain lacks the factor n, by which the gain is "
         "multiplied.",
         dgain_of_dn: "The gradient of the gain is multiplied by the gain itself, on which the "
         "derivative does not depend.",
-        dbias_by_row: "The bias is used by every row, so its gradient is a sum over the rows, which "
-        "is missing.",
+        dbias_by_row: "The bias is used by every row, so its gradient is a sum over the rows, "
+        "which is missing.",
     },
     (
         "dgain and dbias are as in exercise 2: each is used by all rows. For dx, start with the "

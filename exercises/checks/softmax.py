@@ -13,7 +13,10 @@ def cases():
     rng = np.random.default_rng(4)
     for shape in ((3, 5), (2, 3, 4)):
         x, dy = rng.normal(size=shape), rng.normal(size=shape)
-        yield (dy, layers.softmax(x)), gradients_by_differences(lambda x=x: layers.softmax(x), dy, x)
+        yield (
+            (dy, layers.softmax(x)),
+            gradients_by_differences(lambda x=x: layers.softmax(x), dy, x),
+        )
 
 
 def diagonal_only(dy, y):
@@ -32,8 +35,12 @@ def sum_over_everything(dy, y):
     return y * (dy - (dy * y).sum())
 
 
-def sum_over_rows(dy, y):
+def sum_over_first_axis(dy, y):
     return y * (dy - (dy * y).sum(axis=0))
+
+
+def sum_over_second_axis(dy, y):
+    return y * (dy - (dy * y).sum(axis=1, keepdims=True))
 
 
 def without_outer_factor(dy, y):
@@ -42,6 +49,10 @@ def without_outer_factor(dy, y):
 
 def without_inner_factor(dy, y):
     return y * (dy - dy.sum(axis=-1, keepdims=True))
+
+
+def without_dy_in_sum(dy, y):
+    return y * (dy - y.sum(axis=-1, keepdims=True))
 
 
 def mean_for_sum(dy, y):
@@ -67,10 +78,13 @@ EXERCISE = Exercise(
         without_difference: "This treats the sum as a constant, but the sum depends on every x of "
         "the row.",
         sum_over_everything: "The sum runs over the whole array: each row needs a sum of its own.",
-        sum_over_rows: "The sum runs over the first axis: it must run over the last one.",
+        sum_over_first_axis: "The sum runs over the first axis: it must run over the last one.",
+        sum_over_second_axis: "The sum runs over the second axis: it must run over the last one, "
+        "also if there are three.",
         without_outer_factor: "Every term has the factor y[j], which is missing outside the "
         "difference.",
         without_inner_factor: "In the sum over i, each dy[i] must be weighted by its y[i].",
+        without_dy_in_sum: "In the sum over i, each y[i] must be multiplied by its dy[i].",
         mean_for_sum: "The chain rule adds up over the outputs: this takes a mean.",
         opposite_sign: "The sign of the sum is reversed: if one output grows, the others shrink.",
     },
