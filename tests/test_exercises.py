@@ -1,5 +1,6 @@
 """The exercises: what the runner says to right, wrong, unfinished and broken solutions."""
 
+import html
 import re
 import subprocess
 import sys
@@ -258,10 +259,10 @@ def test_the_runner_stops_at_the_first_that_is_not_right_as_in_the_picture(copy)
         ("1", "right"), ("2", "right"), ("3", "right"), ("4", "right"), ("5", "not right yet"),
     ]  # fmt: skip
     picture = (ROOT / "docs/exercises.svg").read_text()
-    shown = "\n".join(re.findall(r"<text[^>]*>(.*?)</text>", picture))
-    assert process.stdout + run(copy, "5", "--hint").stdout == (
-        re.sub(r"<[^>]+>", "", shown).replace("\n    ", " ") + "\n"
-    ).replace("$ python -m exercises\n", "").replace("$ python -m exercises 5 --hint\n", "")
+    shown = [re.sub("<[^>]+>", "", line) for line in re.findall("<text.*</text>", picture)]
+    session = f"$ python -m exercises\n{process.stdout}"
+    session += f"$ python -m exercises 5 --hint\n{run(copy, '5', '--hint').stdout}"
+    assert html.unescape("\n".join(shown)) == session.rstrip("\n")
 
 
 def test_hints_are_given_one_by_one(capsys):
