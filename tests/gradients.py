@@ -11,7 +11,8 @@ def check_gradients(loss, arrays, gradients):
     `arrays` and `gradients` map names to arrays, in the order of the forward pass. The message
     names the wrong gradient that is nearest to the fault first.
     """
-    assert gradients.keys() == arrays.keys()
+    unpaired = sorted(arrays.keys() ^ gradients.keys())
+    assert not unpaired, f"array without gradient, or gradient without array: {unpaired}"
     for name, array in arrays.items():
         assert gradients[name].shape == array.shape, f"gradient of {name} has the wrong shape"
     wrong = wrong_gradients(loss, arrays, gradients)
