@@ -4,7 +4,7 @@ PYTHON ?= python3
 SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
-FAST := layers model optimizer params sampler size trainer vocab weights
+FAST := exercises layers model optimizer params sampler size trainer vocab weights
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)

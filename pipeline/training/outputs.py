@@ -1,4 +1,4 @@
-"""The outputs of a training: weights, metrics and loss curves."""
+"""The outputs of the train stage: weights, metrics and loss curves."""
 
 import json
 
@@ -12,8 +12,8 @@ EXCERPT_LENGTH = 40  # characters of the held-out text that the weights store as
 
 
 def excerpt(vocab, ids, block_size):
-    """Return the first whole line of the held-out text, cut to EXCERPT_LENGTH and block_size, or
-    else how that text begins.
+    """Return up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
+    most block_size; from its beginning if it is a single line.
     """
     text = vocab.decode(ids[:1000])
     start = text.find("\n") + 1
