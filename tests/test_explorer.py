@@ -36,10 +36,10 @@ def lens(model, ids):
     """What the head reads off the residual stream before each block and after the last, (T, V)."""
     p, config = model.parameters, model.config
     x, _ = embedding(ids[None], p["token_embedding"], p["position_embedding"][: len(ids)])
-    turns = model.turns[: len(ids)] if config.rotary else None
+    phases = model.rope_phases[: len(ids)] if config.rotary else None
     streams = [x]
     for part in model.blocks:
-        streams.append(block(streams[-1], part, config.n_heads, len(ids), turns)[0])
+        streams.append(block(streams[-1], part, config.n_heads, len(ids), phases)[0])
     return [x @ p["head.weight"] + p["head.bias"] for x in streams]
 
 

@@ -121,7 +121,7 @@ class GPT {
     if (!config.rotary) return;
     const d = config.d_model / config.n_heads;
     this.rope_phases = Float32Array.from({length: config.block_size * d}, (_, i) => {
-      const angle = Math.floor(i / d) * 10000 ** -(2 * (i % d >> 1) / d);
+      const angle = Math.floor(i / d) * 1000 ** -(2 * (i % d >> 1) / d);
       return i % 2 ? Math.sin(angle) : Math.cos(angle);
     });
   }
