@@ -293,28 +293,27 @@ def test_any_text_is_shown_as_text(opened):
     assert page.locator("img").count() == 0
 
 
-LIGHT, DARK = {"color_scheme": "light"}, {"color_scheme": "dark"}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
-CONTRASTS = """() => {  // of each element that has text of its own and a background that is computed
+CONTRASTS = """() => {  // of each element whose background is computed
     const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-    const on = (...layers) => {
-        for (const color of layers) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); }
+    const luminance = colors => {
+        for (const color of colors) { pen.fillStyle = color; pen.fillRect(0, 0, 1, 1); }
         const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map(v => v / 255)
             .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
         return .2126 * r + .7152 * g + .0722 * b + .05;
     };
     return [...document.querySelectorAll("#shown span, #lens td, .stop")].map(node => {
-        const style = getComputedStyle(node), card = getComputedStyle(node.parentElement.closest("td, #shown, .legend") || node);
-        const ground = [card.backgroundColor, style.backgroundColor];
-        const [one, other] = [on(...ground, style.color), on(...ground)];
-        return Math.max(one, other) / Math.min(one, other);
+        const behind = [document.body, node.parentElement, node];
+        const grounds = behind.map(one => getComputedStyle(one).backgroundColor);
+        const ground = luminance(grounds), ink = luminance([getComputedStyle(node).color]);
+        return Math.max(ground, ink) / Math.min(ground, ink);
     });
 }"""
 
 
 @pytest.mark.parametrize(
     "options",
-    [LIGHT, DARK, {"forced_colors": "active"}, PHONE],
+    [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"forced_colors": "active"}, PHONE],
     ids=["light", "dark", "forced", "phone"],
 )
 def test_it_is_accessible(opened, options):
@@ -403,16 +402,18 @@ def test_the_numbers_of_how_a_prediction_comes_about(opened):
     page.locator("#text").press("Home")  # of the last line
     page.locator("#text").press("ArrowRight")
     expect(page.locator("#steps")).to_contain_text("character 11 of the context")
-    it = page.evaluate("last.inside")
-    numbers = {name: np.array(list(v.values())) for name, v in it.items() if isinstance(v, dict)}
+    it = page.evaluate(
+        "Object.fromEntries(Object.entries(last.inside)"
+        ".map(([name, v]) => [name, ArrayBuffer.isView(v) ? Array.from(v) : v]))"
+    )
     streams = lens(model, ids)
     assert it["logit"] == pytest.approx(streams[-1][10].max(), abs=1e-3)
     assert sum(part for _, part in it["terms"]) == pytest.approx(it["logit"], abs=1e-3)
-    assert numbers["x"] + numbers["attn_out"] == pytest.approx(numbers["residual"], abs=1e-4)
+    assert np.add(it["x"], it["attn_out"]) == pytest.approx(np.array(it["residual"]), abs=1e-4)
     _, saved = model.forward(ids[None])
     attention = saved.blocks[2].attention
-    assert numbers["query"] == pytest.approx(attention.query[0, 0, 10], abs=1e-3)
-    assert numbers["head_out"] == pytest.approx(attention.head_out[10, :8], abs=1e-3)
+    assert it["query"] == pytest.approx(attention.query[0, 0, 10], abs=1e-3)
+    assert it["head_out"] == pytest.approx(attention.head_out[10, :8], abs=1e-3)
     scores = attention.query[0, 0, 10] @ attention.key[0, 0].T
     for key in it["keys"]:
         assert key["score"] == pytest.approx(scores[key["j"]], abs=1e-3)
@@ -445,20 +446,11 @@ def test_an_edited_model_gets_a_page_that_shows_no_numbers(browser, tmp_path):
         page.goto((tmp_path / "page.html").as_uri())
         return said, page
 
+    field = "rotary: bool = False"
     edits = [
         ("layers.py", "EPSILON = 1e-5", "EPSILON = 1", "computes other logits"),
-        (
-            "layers.py",
-            "return residual + mlp_dropped",
-            "return residual - mlp_dropped",
-            "other logits",
-        ),
-        (
-            "model.py",
-            "rotary: bool = False",
-            "rotary: bool = False\n    tanh: bool = True",
-            "'tanh'",
-        ),
+        ("layers.py", "residual + mlp_dropped", "residual - mlp_dropped", "computes other logits"),
+        ("model.py", field, field + "\n    tanh: bool = True", "was not made for 'tanh'"),
     ]
     for file, old, new, expected in edits:
         said, page = write_and_open(file, old, new)

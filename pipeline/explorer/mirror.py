@@ -14,7 +14,8 @@ from baregpt.model import GPT, Config, parameter_shapes
 FIELDS = {"vocab_size", "block_size", "d_model", "n_heads", "n_layers", "rotary"}
 PARAMETERS = {  # of each block, and of the rest
     "ln1.gain", "ln1.bias", "attention.qkv", "attention.out", "ln2.gain", "ln2.bias", "mlp.w1",
-    "mlp.b1", "mlp.w2", "mlp.b2", "token_embedding", "position_embedding", "head.weight", "head.bias",
+    "mlp.b1", "mlp.w2", "mlp.b2", "token_embedding", "position_embedding", "head.weight",
+    "head.bias",
 }  # fmt: skip
 # Of `sample_logits`, without and with rotary position embeddings.
 LOGITS = {
