@@ -14,8 +14,9 @@ from playwright.sync_api import expect
 
 from baregpt import GPT, Config, Vocab
 from baregpt.layers import block, embedding, softmax
-from pipeline.explorer.page import write_page
+from pipeline.explorer.page import read_snapshots, write_page
 from pipeline.plot_attention import plot_attention
+from pipeline.training.snapshots import take_snapshot, write_snapshots
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
 TEXT = "To be, or\nnot to be"
@@ -56,10 +57,11 @@ def opened(browser, tmp_path):
     """
     contexts, troubles = [], []
 
-    def open_page(text=TEXT, config=None, **options):
+    def open_page(text=TEXT, config=None, snapshots=None, **options):
         model, vocab = model_of(text, **config or {})
         path = tmp_path / "explore.html"
-        write_page(path, model, vocab, {"steps": 20, "train_loss": 1.5}, "0" * 32, text)
+        metadata = {"steps": 20, "train_loss": 1.5}
+        write_page(path, model, vocab, metadata, "0" * 32, text, snapshots)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on(
@@ -471,6 +473,27 @@ def test_a_page_whose_numbers_differ_shows_none(opened):
     page.reload()
     expect(page.locator("#refused")).to_contain_text("computes other logits than baregpt")
     expect(page.locator("main")).to_be_hidden()
+
+
+def test_watch_it_learn(opened, tmp_path):
+    model, vocab = model_of(TEXT)
+    line, untrained = "be, or not", GPT(model.config, seed=1)
+    ids = vocab.encode(line)[None]
+    taken = [take_snapshot(one, ids[0]) for one in (untrained, model)]
+    write_snapshots(tmp_path / "snapshots.json", line, [1, 50], taken)
+    assert read_snapshots(tmp_path / "snapshots.json", Config(len(vocab))) is None
+    snapshots = read_snapshots(tmp_path / "snapshots.json", model.config)
+    page, *_ = opened(snapshots=snapshots)
+    for step, one in ((1, untrained), (50, model)):
+        loss = one.loss(ids[:, :-1], ids[:, 1:])
+        shown = page.locator("#snapshot-step").inner_text()
+        assert shown.startswith(f"step {step}: ")
+        assert float(shown.split()[2]) == pytest.approx(min(loss, 10), abs=0.05)
+        predicted = page.locator("#snapshot-line tr").last.locator("td").all_inner_texts()
+        expected = vocab.decode(one.logits(ids)[0].argmax(axis=1))[:-1]
+        assert "".join(predicted) == expected.translate({10: "↵", 32: "␣"})
+        page.locator("#snapshot").press("End")
+    expect(page.locator("#snapshot-maps canvas")).to_have_count(6)
 
 
 def test_hebrew_chinese_and_emoji(opened):

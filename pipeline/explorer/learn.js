@@ -1,18 +1,18 @@
 // Watch it learn: what the model made of one held-out line at a few steps of its training.
 
-const snapshots = data.snapshots && {...data.snapshots, attn: bytes(data.snapshots.attn), loss: bytes(data.snapshots.losses)};
-
-function bytes(base64) { return Uint8Array.from(atob(base64), c => c.charCodeAt(0)); }
+const bytes = base64 => Uint8Array.from(atob(base64), c => c.charCodeAt(0));
+const snapshots = data.snapshots?.snapshots.map(({predictions, losses, attn}) =>
+  ({predictions, losses: bytes(losses), attn: bytes(attn)}));
 
 function render_snapshot() {
-  const s = +$("snapshot").value, {steps, text: line, loss, loss_max, attn, predictions} = snapshots;
+  const s = +$("snapshot").value, {text: line, steps, max_nats} = data.snapshots, {predictions, losses, attn} = snapshots[s];
   const letters = Array.from(line), N = letters.length;
-  const values = Array.from(letters, (_, i) => i ? loss[s * (N - 1) + i - 1] / 255 * loss_max : null);
+  const values = letters.map((_, i) => i ? losses[i - 1] / 255 * max_nats : 0);
   set_text($("snapshot-step"), `step ${steps[s].toLocaleString("en")}: ${number(mean(values.slice(1)), 2)} nats per character`);
   $("snapshot").setAttribute("aria-valuetext", $("snapshot-step").textContent);
   const cell = (content, share, name) => { const made = element(name, content); made.style.background = shade(share); return made; };
   const rows = [["the line", i => cell(signed(letters[i]), i ? loss_share(values[i]) : 0, "td")],
-    ["its prediction", i => cell(i ? signed(Array.from(predictions[s])[i - 1]) : "", 0, "td")]];
+    ["predicted", i => cell(i ? signed(characters[predictions[i - 1]]) : "", 0, "td")]];
   $("snapshot-line").tBodies[0].replaceChildren(...rows.map(([title, make]) => {
     const row = element("tr"), head = element("th", title);
     head.scope = "row";
@@ -20,13 +20,13 @@ function render_snapshot() {
     return row;
   }));
   const size = N * N;
-  snapshot_maps.forEach((canvas, k) => paint(canvas, attn.subarray((s * L * H + k) * size, (s * L * H + k + 1) * size), N, v => attention_share(v / 255)));
+  snapshot_maps.forEach((canvas, k) => paint(canvas, attn.subarray(k * size, (k + 1) * size), N, v => attention_share(v / 255)));
 }
 
 const snapshot_maps = [];
 if (snapshots) {
   $("learn").hidden = false;
-  $("snapshot").max = snapshots.steps.length - 1;
+  $("snapshot").max = snapshots.length - 1;
   $("snapshot").value = 0;
   for (let k = 0; k < L * H; k++) {
     const figure = element("figure"), canvas = element("canvas");

@@ -48,11 +48,23 @@ def sources():
     return {name: {"source": "".join(code), "line": line} for name, (code, line) in found.items()}
 
 
+def read_snapshots(path, config):
+    """Return the snapshots of a training, which pipeline/training/snapshots.py describes; None if
+    there are none of a model of this shape.
+    """
+    if not path.exists():
+        return None
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    n_weights = config.n_layers * config.n_heads * len(contents["text"]) ** 2
+    sizes = {len(base64.b64decode(one["attn"])) for one in contents["snapshots"]}
+    return contents if sizes == {n_weights} else None
+
+
 def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     """Write one self-contained HTML file: the weights in half precision, the code that runs them,
     and `text` to begin with.
 
-    `snapshots` are those of `read_snapshots`, if the training has written any. The same weights,
+    `snapshots` are those of `read_snapshots`. The same weights,
     text and snapshots give the same bytes. Returns None, or a sentence that says why the page shows
     nothing: the code of the model has changed, and model.js has not.
     """

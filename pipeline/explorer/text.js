@@ -3,6 +3,7 @@
 const text = $("text"), DROPPED = Math.max(1, T >> 2);  // characters that leave a full context at once
 let shown = [];  // characters of the layer: {c, at: offset in the text, n: position in the model or -1, span}
 let seen = [];  // those of them that the model reads
+const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}]/u;
 let skipped = 0, pointed = -1, tapped = null;
 
 function read() {  // after any change of the text
@@ -32,6 +33,7 @@ function read() {  // after any change of the text
 function render_text(before, now) {  // a span for each character; only what differs is changed
   const layer = $("shown");
   if (!render_text.end) layer.append(render_text.before = element("span", "", "before"), render_text.end = element("span", "\u200b"));
+  $("desk").dir = RIGHT_TO_LEFT.test(text.value) ? "rtl" : "ltr";  // of all lines: per line, browsers differ in spans
   set_text(render_text.before, before);
   now.forEach((one, k) => {
     const old = shown[k];
