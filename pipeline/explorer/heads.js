@@ -17,7 +17,6 @@ function select_head(l, h) {
   selection.head = [l, h];
   $("color").value = "head";
   render_selection();
-  render_legend();
   render_colors();
   ask();
   save_soon();

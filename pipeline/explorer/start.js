@@ -20,12 +20,7 @@ function render() {  // all that is shown for the current position
 }
 on("view", render);
 
-function render_legend() {
-  if ($("color").value === "loss")
-    legend($("legend"), "loss in nats:", [0, 1, 2, 4, MAX_NATS].map(v => [v === MAX_NATS ? `${v} or more` : v, shade(loss_share(v))]));
-  else legend($("legend"), "attention weight:", [0, .01, .1, .5, 1].map(v => [`${100 * v} %`, shade(attention_share(v))]));
-}
-$("color").addEventListener("change", () => { render_legend(); render_colors(); save_soon(); });
+$("color").addEventListener("change", () => { render_colors(); save_soon(); });
 $("seed").addEventListener("input", save_soon);
 
 for (const id of ["inside", "neurons"]) $(id).addEventListener("toggle", () => { if ($(id).open) ask(); });
@@ -57,6 +52,8 @@ function start() {
   make_heads();
   make_steps();
   describe();
+  legend($("loss-legend"), "loss in nats:", [0, 1, 2, 4, MAX_NATS].map(v => [v === MAX_NATS ? `${v} or more` : v, shade(loss_share(v))]));
+  legend($("attention-legend"), "attention weight:", [0, .01, .1, .5, 1].map(v => [`${100 * v} %`, shade(attention_share(v))]));
   legend($("strip-legend"), "numbers of a vector:", [["most negative", `rgb(${colors.cold})`], ["0", ""], ["most positive", `rgb(${colors.heat})`]]);
   restore(location.hash);
   if (snapshots) render_snapshot();

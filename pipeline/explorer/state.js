@@ -32,7 +32,6 @@ function restore(hash) {  // values that do not fit this model are ignored
   Object.assign(edits, {undo: [], redo: [], now: snapshot(), kind: ""});
   sliders();
   render_selection();
-  render_legend();
   read();
 }
 

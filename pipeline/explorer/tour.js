@@ -2,7 +2,7 @@
 
 const TOUR = [
   ["desk", "The task", "The model reads a text character by character. At every position it answers one question: which character is next? Its answer is a probability for each character that it knows."],
-  ["desk", "Loss", "The color of a character is its loss: how much the model was surprised by it. Loss is −ln(probability), in nats. A probability of 100 % costs 0 nats, of 37 % costs 1, of 5 % costs 3.", () => { $("color").value = "loss"; render_legend(); render_colors(); }],
+  ["desk", "Loss", "The color of a character is its loss: how much the model was surprised by it. Loss is −ln(probability), in nats. A probability of 100 % costs 0 nats, of 37 % costs 1, of 5 % costs 3.", () => { $("color").value = "loss"; render_colors(); }],
   ["next", "Candidates and temperature", "These are the most likely next characters. A temperature below 1 sharpens the distribution, top-k keeps only the k best. Click a character to insert it."],
   ["overview", "A head that looks back", "A head is a part of a layer that reads from earlier positions. Each strip is one head: from the first character on the left to the current one, the deeper the color, the larger the attention weight. The selected head now colors the text.", () => {
     const ranked = last.habits.map((habit, k) => [habit ? habit.share - habit.even : 0, k]).sort((a, b) => b[0] - a[0]);

@@ -57,8 +57,8 @@ function* complete(one, request = null) {  // read the rest of the text, and rep
 function* answer(request) {
   const {ids, off, at, head, open} = request, key = `${ids.join()}|${off.join()}`;
   reader = off.length ? variant : whole;
-  if (key !== sent) yield {kind: "progress", done: 0, losses: null};
   whole.want(ids);
+  if (off.length && whole.done < ids.length) yield {kind: "progress", done: 0, losses: null};
   yield* complete(whole, off.length ? null : request);
   if (off.length) {
     variant.want(ids, off);
