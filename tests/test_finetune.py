@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import signal
 
 import pytest
 import yaml
@@ -13,7 +12,6 @@ from baregpt import GPT, Config, Vocab, load_weights, save_weights
 MINE = "What say you?\nNothing, my lord.\n" * 60
 CHARACTERS = "".join(sorted({*MINE, "@", "A"}))
 OTHER = {"block_size": 16, "d_model": 16, "n_heads": 2, "n_layers": 1}  # than params.yaml has
-MANY = {"steps": 400, "evaluation_interval": 100}
 
 
 def write_init(path, seed=5):
@@ -64,29 +62,26 @@ def test_it_starts_from_the_file_and_dvc_and_mlflow_know(mine):
 def test_it_resumes_and_runs_on_ranks_with_the_same_result(mine):
     mine.stage("prepare")
     mine.stage("vocab")
-    mine.set_params(train=MANY, checkpoint={"interval": 50})
+    mine.set_params(train={"steps": 50}, checkpoint={"interval": 40})
     weights = mine.path / "data/weights.pkl"
-    mine.stage("train")
-    undisturbed = weights.read_bytes()
-
-    process = mine.start("python", "-m", "pipeline.train")
-    while "step 100:" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    weights.mkdir()  # cannot be replaced by a file, so only the checkpoint is left
+    mine.stage("train", code=1)
+    weights.rmdir()
     write_init(mine.path / "init.pkl", seed=6)
-    out = mine.stage("train").stdout
-    assert "step 100: ./init.pkl" in out
-    assert weights.read_bytes() != undisturbed
+    assert "after step 40: ./init.pkl" in mine.stage("train").stdout
+    other = weights.read_bytes()
     write_init(mine.path / "init.pkl")
-    assert "resuming from data/checkpoints/" in mine.stage("train").stdout
-    assert weights.read_bytes() == undisturbed
+    out = mine.stage("train").stdout
+    assert "resuming from data/checkpoints/" in out
+    assert "after step 40\n" in out
+    resumed = weights.read_bytes()
+    assert resumed != other
 
     mine.set_params(ranks={"launcher": "mpirun -n 2"})
     out = mine.stage("train").stdout
     assert "on 2 ranks" in out
     assert out.count("starting from init.pkl") == 1
-    assert weights.read_bytes() == undisturbed
+    assert weights.read_bytes() == resumed
 
 
 def test_each_error_is_one_line(mine):
