@@ -534,7 +534,7 @@ def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path)
 
 
 def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
-    """The time is reported, not asserted: the main thread's work at each key, with a full context."""
+    """The time is reported, not asserted: the main thread's work per key, with a full context."""
     page, *_ = opened(TEXT, {"block_size": 256, "d_model": 192, "n_heads": 3, "n_layers": 6})
     full = (TEXT * 20)[:230]
     page.locator("#text").fill(full)

@@ -17,4 +17,5 @@ LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
 PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
+TRAINING_LOCK = DATA / "training.lock"  # held by a running training
 CHECKPOINTS = DATA / "checkpoints"  # tracked by neither DVC nor git
