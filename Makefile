@@ -1,13 +1,21 @@
 # Every target first installs what it needs into .venv, if that has changed. A file in .venv marks each layer: .created
 # (an empty environment), .checked (for `make check`), .installed (for `make repro`), .tests (tests and tools).
-PYTHON ?= python3
+BIN := .venv/bin
+ifdef PYTHON # the Python that .venv must have
+override PYTHON := $(shell command -v $(PYTHON) || echo $(PYTHON))
+WANTED := $(PYTHON)
+else # any, as long as it works
+PYTHON := $(shell command -v python3 || echo python3)
+WANTED := $(BIN)/python
+endif
 SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
 FAST := exercises layers model optimizer params sampler size trainer vocab weights
 
-BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# DVC needs a name of the user, which containers may not have.
+export USER := $(or $(USER),$(shell id -u))
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup extras repro seconds minute best check test torture ui sample explore shakespeare bench lint clean notebook register
@@ -19,7 +27,7 @@ help:
 	@echo "make best         train the best model in about a quarter of an hour (recipes/best.txt), as a DVC experiment"
 	@echo "make sample       generate text in the terminal, with the trained model or the included one"
 	@echo "make explore      open the explorer, a page that runs the trained model, or the included one, in the browser"
-	@echo "make ui           start the MLflow UI"
+	@echo "make ui           start the MLflow UI on port 5000, or on another with UI_PORT=5001"
 	@echo "make register     register the trained weights in the MLflow model registry"
 	@echo "make notebook     execute the notebook and save its outputs"
 	@echo "make test         run all tests"
@@ -36,17 +44,24 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
-.venv/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT requires Python 3.11 or newer, but this is " + sys.version.split()[0] + "; choose another with `make PYTHON=...`")'
-	@$(PYTHON) -m venv .venv
-	@touch $@
+# .created describes this folder and the Python of .venv. Both are also in the scripts of .venv, so it is created again if
+# the checkout was moved or copied, or if its Python is gone or another one is wanted. A link is the user's own.
+ORIGIN := import os, sys; print(os.getcwd(), sys.base_prefix, *sys.version_info[:2])
 
-.venv/.checked: requirements.txt requirements-tests.txt pyproject.toml | .venv/.created
+.venv/.created: FORCE
+	@[ -L .venv ] && [ -e .venv ] || [ -x $(BIN)/python ] && [ -e $@ ] \
+		&& [ "$$($(WANTED) -c '$(ORIGIN)' 2>/dev/null)" = "$$(cat $@)" ] || { \
+		$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT requires Python 3.11 or newer, but this is " + sys.version.split()[0] + "; choose another with `make PYTHON=...`")' \
+		&& { [ -e .venv ] || rm -f .venv; } && $(PYTHON) -m venv --clear .venv && $(BIN)/python -c '$(ORIGIN)' >$@; }
+
+FORCE:
+
+.venv/.checked: requirements.txt requirements-tests.txt pyproject.toml .venv/.created
 	@$(PIP) --constraint requirements.txt --constraint requirements-tests.txt flit_core numpy threadpoolctl pydantic pyyaml pytest pytest-xdist
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.installed: requirements.txt pyproject.toml | .venv/.created
+.venv/.installed: requirements.txt pyproject.toml .venv/.created
 	@echo "Setting up .venv, which takes a minute or two the first time..."
 	@$(PIP) --no-deps --no-compile --requirement requirements.txt
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
@@ -67,6 +82,7 @@ repro: setup
 	@$(BIN)/python -m dvc repro
 
 seconds minute best: setup
+	@$(BIN)/python -m pipeline.check --experiment
 	@$(BIN)/python -m dvc exp run $(addprefix --set-param ,$(shell grep -v '^#' recipes/$@.txt)) $(ARGUMENTS)
 
 check: .venv/.checked
@@ -80,9 +96,7 @@ torture: .venv/.tests
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py
 
 ui: setup
-	@echo "MLflow UI: http://127.0.0.1:$(UI_PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C stops it)"
-	@$(BIN)/python -c 'from pipeline.tracking import store; store.connect()'  # updates paths if the checkout was moved
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(UI_PORT) --workers 1
+	@$(BIN)/python -m pipeline.ui --port $(UI_PORT)
 
 register: setup
 	@$(BIN)/python -m pipeline.register
@@ -118,5 +132,5 @@ lint: .venv/.tests
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html
 	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
-		train_loss.csv validation_loss.csv loss.png samples.txt attention.png explore.html *.lock *.tmp
+		train_loss.csv validation_loss.csv loss.png snapshots.json samples.txt attention.png explore.html *.lock *.tmp
 	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # unless it has records

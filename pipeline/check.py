@@ -1,20 +1,93 @@
-"""Check params.yaml and the corpus path before DVC starts.
+"""Check the params, the files that they name and the checkout before DVC starts.
 
 DVC does not report unused parameters, nor does it name corpus.path if the corpus is missing.
 """
 
+import argparse
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from pipeline.common.params import load_params
-from pipeline.common.stage import run
+from pipeline.common.paths import TRAINING_LOCK
+from pipeline.common.stage import run, warn
+
+DVC_CONFIG = Path(".dvc/config.local")
 
 
 def main():
-    path = load_params().corpus.path
-    if not Path(path).is_file():
+    parser = argparse.ArgumentParser(prog="python -m pipeline.check", description=__doc__)
+    parser.add_argument(
+        "--experiment", action="store_true", help="check that `dvc exp run` works, which needs git"
+    )
+    args = parser.parse_args()
+    check_files(load_params())
+    check_no_training()
+    problem = git_problem()
+    if problem and args.experiment:
+        raise ValueError(f"experiments need a git clone: {problem}")
+    if problem:
+        warn(f"{problem}; `dvc repro` works, but experiments need a git clone")
+    configure_scm()
+
+
+def check_files(params):
+    """ValueError if a file that params.yaml names does not exist."""
+    if not Path(params.corpus.path).is_file():
         raise ValueError(
-            f"corpus {path} does not exist; put a text file there or change corpus.path"
+            f"corpus {params.corpus.path} does not exist; put a text file there or change"
+            " corpus.path"
         )
+    if params.train.init and not Path(params.train.init).is_file():
+        raise ValueError(
+            f"weights file {params.train.init} does not exist; put it there or change train.init"
+        )
+
+
+def check_no_training():
+    """ValueError if another process trains: DVC would wait for it, or change its params."""
+    if not TRAINING_LOCK.exists():
+        return
+    try:
+        with FileLock(TRAINING_LOCK, timeout=0):
+            pass
+    except Timeout:
+        raise ValueError(
+            f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
+        ) from None
+
+
+def is_in_git():
+    here = Path.cwd()
+    return any((folder / ".git").exists() for folder in (here, *here.parents))
+
+
+def git_problem():
+    """Return why git does not work in this checkout, "" if it does."""
+    if not is_in_git():
+        return "this checkout is not a git repository"
+    if not shutil.which("git"):
+        return "git is not installed"
+    english = os.environ | {"LC_ALL": "C"}
+    command = ["git", "rev-parse", "--git-dir"]
+    result = subprocess.run(command, env=english, capture_output=True, text=True)
+    if "safe.directory" in result.stderr:
+        allow = f"git config --global --add safe.directory '{Path.cwd()}'"
+        return f"another user owns this checkout; run `{allow}`"
+    return " ".join(result.stderr.split())
+
+
+def configure_scm():
+    """Have DVC work without git if there is none, as in an archive of this repository."""
+    without_git = not is_in_git()
+    configured = DVC_CONFIG.exists() and "no_scm" in DVC_CONFIG.read_text(encoding="utf-8")
+    if without_git != configured:
+        change = ["core.no_scm", "true"] if without_git else ["--unset", "core.no_scm"]
+        subprocess.run([sys.executable, "-m", "dvc", "config", "--local", *change], check=True)
 
 
 if __name__ == "__main__":

@@ -13,22 +13,22 @@ import numpy as np
 from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
-from baregpt.model import GPT, Config
 from baregpt.optimizer import Optimizer
 from baregpt.trainer import TrainConfig, evaluate, train
-from pipeline.common.inputs import Inputs
+from pipeline.common.inputs import Inputs, checksum
 from pipeline.common.params import load_params
-from pipeline.common.paths import DATA
-from pipeline.common.splits import load_splits
-from pipeline.common.stage import encode_prompt, keep_freed_memory, run, warn
+from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
+from pipeline.common.stage import keep_freed_memory, run, warn
 from pipeline.tracking import outbox
 from pipeline.tracking.record import RunRecord
 from pipeline.tracking.run_logger import RunLogger, new_record
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
-from pipeline.training.outputs import write_outputs
+from pipeline.training.outputs import snapshot_line, write_outputs
 from pipeline.training.progress import Progress
+from pipeline.training.snapshots import snapshot_steps, take_snapshot
+from pipeline.training.start import load_start
 
 
 def main():
@@ -49,15 +49,14 @@ def lock_and_train(communicator=None):
         train_model(communicator)
         return
     try:
-        with FileLock(DATA / "training.lock", timeout=0):
+        with FileLock(TRAINING_LOCK, timeout=0):
             for path in Inputs("train").outputs():
                 for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed training
                     temporary.unlink()
             train_model(communicator)
     except Timeout:
         raise ValueError(
-            "another training is running in this checkout; wait until it ends"
-            f" ({DATA}/training.lock)"
+            f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
 
 
@@ -67,16 +66,19 @@ def train_model(communicator):
     is_root = communicator is None or communicator.rank == 0
 
     # load
-    inputs, params = Inputs("train"), load_params()
-    vocab, corpus, train_ids, validation_ids = load_splits()
-    check_prompts(params, vocab)
-    config = TrainConfig(**params.train.model_dump())
-    model = GPT(Config(len(vocab), **params.model.model_dump()), config.seed)
+    inputs = Inputs("train")
+    params, model, vocab, corpus, train_ids, validation_ids = load_start(
+        communicator.size if communicator else 1
+    )
+    config = TrainConfig(**params.train.model_dump(exclude={"init"}))
     optimizer = Optimizer(model.parameters, config)
     state = TrainingState(inputs, model, optimizer, Progress())
     interval = params.checkpoint.interval
     characters_per_step = config.batch_size * model.config.block_size
     if is_root:
+        if params.train.init:
+            shape = ", ".join(f"{name} {value}" for name, value in params.model)
+            print(f"starting from {params.train.init}: {shape} (model.* in {PARAMS} is ignored)")
         print(
             f"{model.n_parameters:,} parameters, {config.steps:,} steps of"
             f" {characters_per_step:,} characters"
@@ -86,6 +88,8 @@ def train_model(communicator):
     # resume
     if is_root and not state.resume(RunRecord.from_json):
         state.record = new_record(params, corpus, model)
+        if params.train.init:
+            state.record.tags["init.md5"] = checksum(params.train.init)
     if communicator:
         state.progress, interval = communicator.broadcast_state(
             config.shards, fingerprint(inputs), (state.progress, interval), state.arrays
@@ -98,10 +102,12 @@ def train_model(communicator):
         model, train_ids, validation_ids, config, None, optimizer, completed_steps, distribute
     )
     logger = None
+    line = vocab.encode(snapshot_line(vocab, validation_ids, model.config))
+    snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
     if is_root:
         logger = RunLogger(state.record, config.steps, completed_steps, characters_per_step)
     with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
-        run_steps(steps, state, interval, logger, communicator)
+        run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
         with (
             threadpool_limits(1),
@@ -127,7 +133,7 @@ def train_model(communicator):
                 state.delete()
 
 
-def run_steps(steps, state, interval, logger, communicator):
+def run_steps(steps, state, interval, logger, communicator, snapshots):
     """Run the steps of a training; keep the best parameters, log, and write checkpoints."""
     for step, train_loss, validation_loss, learning_rate, norm in steps:
         is_due = step == 1 or step % interval == 0
@@ -140,6 +146,8 @@ def run_steps(steps, state, interval, logger, communicator):
         if state.progress.add(step, train_loss, validation_loss):
             state.arrays["best"][:] = state.model.flat
         if logger:
+            if step in snapshots:
+                state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
             logger.log_step(step, train_loss, validation_loss, learning_rate, norm)
         if logger and is_due:
             state.save()
@@ -151,13 +159,6 @@ def run_steps(steps, state, interval, logger, communicator):
                 )
         if communicator and is_due:
             communicator.barrier()
-
-
-def check_prompts(params, vocab):
-    """ValueError, before the training, if a prompt has characters outside the vocabulary."""
-    for section in ("sample", "plot_attention"):
-        if prompt := getattr(params, section).prompt:
-            encode_prompt(vocab, prompt, f"{section}.prompt")
 
 
 if __name__ == "__main__":

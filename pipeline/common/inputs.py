@@ -1,6 +1,7 @@
 """The inputs of a stage, as DVC records them."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pipeline
@@ -33,7 +34,7 @@ class Inputs:
             name: value for name, value in params.items() if f"{name}.".startswith(sections)
         }
         for dep in self.definition["deps"]:
-            path = dep.replace("${corpus.path}", str(params.get("corpus.path")))
+            path = re.sub(r"\$\{(.+)\}", lambda match: str(params.get(match[1])), dep)
             self.values[path] = code.get(path) or checksum(path)
 
     def differences(self, other):

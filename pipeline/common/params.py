@@ -1,5 +1,6 @@
 """params.yaml as checked, typed values."""
 
+import re
 import reprlib
 from typing import Annotated
 
@@ -46,6 +47,7 @@ class Model(Section):
 
 
 class Train(Section):
+    init: str | None
     steps: PositiveInt
     batch_size: PositiveInt
     shards: PositiveInt
@@ -60,6 +62,12 @@ class Train(Section):
     evaluation_interval: PositiveInt
     evaluation_windows: PositiveInt
     seed: NonNegative
+
+    @validator(mode="after")
+    def _init_is_in_the_checkout(self):
+        if self.init is not None and not re.fullmatch(r"[^/~].*", self.init):
+            raise ValueError(f"train.init ({self.init!r}) must be a path relative to the checkout")
+        return self
 
     @validator(mode="after")
     def _shards_are_equal(self):
@@ -144,6 +152,11 @@ def load_params():
             raise ValueError(f"{PARAMS}: {name} was renamed to {RENAMED[name]}")
         if name in REMOVED:
             raise ValueError(f"{PARAMS}: {name} was removed; delete this line")
+    return check_params(values)
+
+
+def check_params(values):
+    """Return nested dicts as Params; ValueError names each invalid parameter."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:

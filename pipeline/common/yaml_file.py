@@ -7,7 +7,7 @@ import yaml
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2, as DVC reads and writes it: `No` is text, `1e-3` is a number, and a duplicate key is
+    """YAML 1.2, as DVC reads and writes it: `No` is text, `1e-3` a number, and a duplicate key is
     an error.
 
     Integers are decimal. Anything else that YAML 1.1 would read as a number or a boolean stays

@@ -15,6 +15,7 @@ from filelock import FileLock
 from pipeline.common.paths import CHECKOUT, DATA
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
 EXPERIMENT = "baregpt"
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
 # one process at a time writes to the store; Timeout is an OSError

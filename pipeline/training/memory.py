@@ -1,0 +1,63 @@
+"""The memory that a training step needs."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import psutil
+from threadpoolctl import threadpool_info
+
+CGROUP_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+
+
+def step_memory(vocab_size, block_size, d_model, n_heads, n_layers, sequences, shards, threads):
+    """Return an estimate, within a fifth, of the bytes that a training step needs.
+
+    sequences: of each shard. The number of activations was fitted to measurements of
+    `GPT.loss_and_gradients`.
+    """
+    V, T, D, H, L, B = vocab_size, block_size, d_model, n_heads, n_layers, sequences
+    N = B * T
+    parameters = (2 * V + T + 12 * L * D) * D
+    attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)  # only scores below the diagonal are computed
+    activations = 16 * L * N * D + 6 * N * D + 4 * N * V + attn
+    # parameters, their best values, two moments of Adam, and the gradients of each shard
+    return 4 * ((4 + shards) * parameters + min(threads, shards) * activations)
+
+
+def available_memory():
+    """Return the bytes that this process can use without swapping, or being killed."""
+    available = psutil.virtual_memory().available
+    for path in map(Path, CGROUP_LIMITS):
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+            available = min(available, int(path.read_text()))
+    return available
+
+
+def check_memory(params, vocab_size, ranks=1):
+    """ValueError if a step needs more memory than is available: the kernel would kill it.
+
+    It names the parameter that makes the largest difference.
+    """
+    model, train = params.model, params.train
+    blas = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+    threads = max(blas, default=os.cpu_count())
+    values = {"train.batch_size": train.batch_size}
+    if not train.init:
+        values |= {f"model.{k}": getattr(model, k) for k in ("block_size", "d_model", "n_layers")}
+
+    def memory(**changed):
+        sizes = {name.split(".")[1]: value for name, value in (values | changed).items()}
+        sizes = model.model_dump(exclude={"rotary"}) | sizes
+        sequences = sizes.pop("batch_size") / train.shards
+        shards = max(1, train.shards // ranks)
+        return step_memory(vocab_size, **sizes, sequences=sequences, shards=shards, threads=threads)
+
+    needed, available = memory(), available_memory()
+    if needed <= available:
+        return
+    name = min(values, key=lambda name: memory(**{name: values[name] / 2}))
+    raise ValueError(
+        f"a training step needs about {needed / 1e9:,.1f} GB of memory, but only"
+        f" {available / 1e9:.1f} GB are available; reduce {name} ({values[name]})"
+    )
