@@ -11,7 +11,7 @@ endif
 SHAKESPEARE := https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
 SHAKESPEARE_SHA256 := 86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
 UI_PORT ?= 5000
-FAST := layers model optimizer params sampler size trainer vocab weights
+FAST := exercises layers model optimizer params sampler size trainer vocab weights
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # DVC needs a name of the user, which containers may not have.
@@ -132,5 +132,5 @@ lint: .venv/.tests
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html
 	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
-		train_loss.csv validation_loss.csv loss.png samples.txt attention.png explore.html *.lock *.tmp
+		train_loss.csv validation_loss.csv loss.png snapshots.json samples.txt attention.png explore.html *.lock *.tmp
 	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # unless it has records

@@ -25,9 +25,9 @@ def main():
     add("--prompt", default="\n", type=unescape, help=r"text to continue (default: \n, a newline)")
     add("--length", dest="max_new_tokens", type=int, default=512, help="characters (default: 512)")
     add("--temperature", type=float, default=0.8, help="0 is greedy decoding (default: 0.8)")
-    add("--top-k", type=int, default=20, help="sample from the k most likely (20), 0 disables")
+    add("--top-k", type=int, default=20, help="most likely ones; 0 disables (default: 20)")
     add("--seed", type=int, help="random seed (default: random)")
-    add("--weights", type=Path, help="weights file to use")
+    add("--weights", type=Path, help="weights file (default: as above)")
     options = vars(parser.parse_args())
     try:
         path = options.pop("weights") or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)

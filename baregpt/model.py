@@ -16,13 +16,13 @@ class Config:
     Parameters
     ----------
     vocab_size : number of characters, V
-    block_size : longest context in characters, T
+    block_size : maximum context length in characters; T is a sequence length up to it
     d_model : model width, D; must be divisible by n_heads
     n_heads : attention heads in each block, H
     n_layers : number of blocks, L
     rotary : apply rotary position embeddings to queries and keys
 
-    Raises ValueError if a value is out of range or the values do not fit together.
+    Raises ValueError if a value is out of range or if the values are incompatible.
     """
 
     vocab_size: int
@@ -46,7 +46,7 @@ class Config:
 
 
 def parameter_shapes(config):
-    """Return a dict from the name of each parameter to its shape, in the order of their memory."""
+    """Return a dict from parameter names to shapes, in the order in which they lie in `flat`."""
     V, T, D = config.vocab_size, config.block_size, config.d_model
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (V, D), "position_embedding": (T, D)}
     for i in range(config.n_layers):
@@ -75,9 +75,9 @@ def named_views(flat, shapes):
 def initialize(parameters, seed):
     """Fill in the initial parameters, in place; those that are not set here stay zero.
 
-    A matrix gets normal numbers of standard deviation 1 / √fan_in, where fan_in is its number of
-    rows. Each output is a sum over fan_in inputs, so it has the variance of an input. The matrices
-    that write to the residual stream start at zero, so every block starts as the identity.
+    A matrix is drawn from N(0, 1 / fan_in), where fan_in is its number of rows. An output is a sum
+    over fan_in inputs, so its variance is that of an input. The matrices that write to the residual
+    stream start at zero, so every block starts as the identity.
     """
     rng = np.random.default_rng(seed)
     for name, parameter in parameters.items():
@@ -92,7 +92,7 @@ def rotary_phases(config, dtype):
     """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (T, d / 2).
 
     The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The paper's base of 10,000
-    is for contexts of 512 words: half of its pairs would hardly turn within 256 characters.
+    is for 512 tokens; with it, half of the pairs rotate by less than half a turn in 256 characters.
     """
     d = config.d_model // config.n_heads
     frequencies = 1000.0 ** -np.linspace(0, 1, d // 2, endpoint=False)  # 2k / d from 0 to 1
@@ -103,8 +103,9 @@ def rotary_phases(config, dtype):
 class GPT:
     """A decoder-only Transformer with hand-written gradients.
 
-    It follows GPT-2 (Radford et al. 2019) with three differences: no LayerNorm before the head, no
-    biases in attention, and a head with its own weight and bias instead of the token embedding.
+    The architecture is that of GPT-2 (Radford et al. 2019) with three differences: no final
+    LayerNorm, no biases in attention, and an output head that is not tied to the token embedding
+    and has a bias. Rotary embeddings are optional. `initialize` says how it is initialized.
 
     Attributes
     ----------
@@ -139,8 +140,8 @@ class GPT:
     def forward(self, ids, kv_cache=None, start=0, dropout=0.0, rng=None):
         """Compute logits: ids (B, T) at the positions from `start` on -> logits (N, V), saved.
 
-        With a `kv_cache`, the positions before `start` are those of earlier calls. ValueError for
-        ids that are out of range or too many.
+        With a `kv_cache`, the keys and values before `start` must come from earlier calls. Raises
+        ValueError if ids are out of range or extend past block_size.
         """
         ids = np.asarray(ids)
         length, n_heads = ids.shape[1], self.config.n_heads
@@ -163,7 +164,9 @@ class GPT:
         return logits, Saved(embedding=saved_embedding, blocks=saved_blocks, x=x)
 
     def backward(self, dlogits, saved):
-        """Backward pass of `forward`: dlogits (N, V) -> dict from parameter name to gradient."""
+        """Backward pass of `forward` without a KV cache: dlogits (N, V) -> dict from parameter name
+        to gradient.
+        """
         gradients = {"head.weight": saved.x.T @ dlogits, "head.bias": dlogits.sum(axis=0)}
         dx = dlogits @ self.parameters["head.weight"].T
         for i in reversed(range(self.config.n_layers)):
@@ -186,8 +189,8 @@ class GPT:
     def loss_and_gradients(self, ids, targets, dropout=0.0, seed=None):
         """Return the loss as above, and a dict from each parameter's name to its gradient.
 
-        dropout: the probability of dropout on the output of each attention and MLP layer. `seed`
-        determines its mask.
+        dropout: dropout probability for the output of each attention and MLP layer. `seed`
+        determines the masks.
         """
         rng = np.random.default_rng(seed) if dropout else None
         logits, saved = self.forward(ids, dropout=dropout, rng=rng)

@@ -8,7 +8,7 @@ MUON_MOMENTUM = 0.95
 def lr_scale(step, config):
     """Return the learning-rate multiplier of a step, counted from 1.
 
-    Linear warm-up over config.warmup_steps, then linear decay to almost 0 at config.steps.
+    Linear warm-up over config.warmup_steps, then linear decay that reaches 0 at steps + 1.
     """
     stop = config.steps + 1
     warmup = config.warmup_steps
@@ -18,10 +18,12 @@ def lr_scale(step, config):
 def orthogonalize(matrix):
     """Approximate the nearest semi-orthogonal matrix U Vᵀ of matrix = U S Vᵀ.
 
-    Five Newton-Schulz steps, x <- a x + (b x xᵀ + c (x xᵀ)²) x. Each applies p(s) = a s + b s³ +
-    c s⁵ to every singular value s and keeps the singular vectors. Dividing by the norm brings all s
-    into [0, 1]. Jordan et al. 2024 chose a, b and c for a large slope at 0, so that small s grow
-    fast: five steps bring nearly all of them to about 0.7 to 1.2. An exact 1 is not needed.
+    Five Newton-Schulz steps, x <- a x + (b x xᵀ + c (x xᵀ)²) x. With x = U S Vᵀ, x xᵀ = U S² Uᵀ, so
+    a step is U (a S + b S³ + c S⁵) Vᵀ: it changes the singular values only. The Frobenius norm is
+    at least the largest of them, so dividing by it brings all into [0, 1]. Jordan et al. 2024
+    (https://kellerjordan.github.io/posts/muon) chose a, b and c for a large slope at 0, so that
+    small values grow fast: five steps bring nearly all of them to about 0.7 to 1.2, which is close
+    enough to 1.
     """
     if len(matrix) > matrix.shape[1]:
         return orthogonalize(matrix.T).T  # x xᵀ is the smaller of the two Gram matrices
@@ -73,7 +75,8 @@ class Optimizer:
     def adam(self, name, gradient, step, lr):
         """p -= lr · m̂ / (√v̂ + ε), with bias correction: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
 
-        The moments start at 0, so after t steps their weights sum to 1 - βᵗ instead of 1.
+        m = β₁ m + (1 - β₁) g and v = β₂ v + (1 - β₂) g² are weighted sums of past gradients g and
+        squares. They start at 0, so after t steps the coefficients sum to 1 - βᵗ instead of 1.
         """
         p, m, v = self.parameters[name], self.m[name], self.v[name]
         beta1, beta2 = self.config.beta1, self.config.beta2
@@ -86,8 +89,9 @@ class Optimizer:
     def muon(self, name, gradient, step, lr):
         """p -= lr · √max(1, columns / rows) · orthogonalize(Nesterov momentum).
 
-        The factor gives the entries of a wide update the size that they have in a square one.
-        Query, key and value projections are orthogonalized separately.
+        The momentum is m = μ m + (1 - μ) g, and Nesterov's is μ m + (1 - μ) g with the new m. A
+        semi-orthogonal matrix has entries of RMS 1 / √max(rows, columns); the factor makes it
+        1 / √rows for every shape. Query, key and value projections are orthogonalized separately.
         """
         p, m = self.parameters[name], self.m[name]
         m += (1 - MUON_MOMENTUM) * (gradient - m)

@@ -29,22 +29,23 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
     top_k : sample from the k most likely characters; 0 disables
     seed : random seed; None gives a different text each time
 
-    The context is at most block_size characters, T. When it is full, only its last T/4 characters
-    are kept and read again in one pass, because their keys and values depend on their positions. So
-    each character is sampled with the last T/4 to T characters as context, at constant speed.
+    The context is at most T = block_size characters. When the KV cache is full, only the last T/4
+    characters are kept, and their keys and values are recomputed in one pass, because these depend
+    on the position. So each character is sampled with the last T/4 to T characters as context, and
+    the average cost per character does not grow.
 
     Raises ValueError for an empty prompt, a character outside the vocabulary, or a number out of
     range.
     """
-    columns = generate_batch(model, vocab, prompt, 1, max_new_tokens, temperature, top_k, seed)
-    return map("".join, columns)
+    steps = generate_batch(model, vocab, prompt, 1, max_new_tokens, temperature, top_k, seed)
+    return map("".join, steps)
 
 
 def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=0.8, top_k=20,
                    seed=None):  # fmt: skip
     """Like `generate`, for `count` continuations at once, which is faster than one by one.
 
-    Yields a list of `count` characters per step, one of each continuation. To get the texts, use
+    Yields a list of `count` characters per step, one for each continuation. To get the texts, use
     `["".join(text) for text in zip(*generate_batch(...))]`.
     """
     if not prompt:
@@ -68,7 +69,7 @@ def _generate_ids(model, vocab, ids, max_new_tokens, temperature, top_k, rng):
     blas = ThreadpoolController().select(user_api="blas")
     for _ in range(max_new_tokens):
         if stop + new.shape[1] > T:
-            # The last T/4 characters get new positions. + 1, because `new` is one of them.
+            # T/4 - 1 characters from the cache, plus the one in `new`, get new positions.
             new = np.hstack([context[:, T - T // 4 + 1 :], new])
             stop = 0
         start = stop

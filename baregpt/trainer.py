@@ -15,11 +15,11 @@ from baregpt.optimizer import Optimizer, lr_scale
 class TrainConfig:
     """Hyperparameters of training.
 
-    Each step uses `batch_size` windows of block_size characters, in `shards` equal parts, one per
-    thread at a time. The number of shards limits the number of useful threads and changes the last
-    bits of the result; the number of threads does not. The learning rates are the peaks of the
-    schedule. A `muon_learning_rate` other than 0 selects Muon for the matrices of the blocks, and
-    `weight_decay` applies to these matrices only.
+    Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
+    thread processes one part at a time, so more threads than shards are useless. The number of
+    shards affects the last bits of the result; the number of threads does not. The learning rates
+    are the peaks of the schedule. A `muon_learning_rate` other than 0 selects Muon for the matrices
+    of the blocks, and `weight_decay` applies to these matrices only.
     """
 
     steps: int = 1500
@@ -101,8 +101,9 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
     train_ids, validation_ids : token ids, (number of characters,) each
     config : TrainConfig
     threads : number of threads; by default that of BLAS, so OMP_NUM_THREADS is respected
-    optimizer, completed_steps : to resume a training. Model and optimizer are its complete state.
-    distribute : turns a map over threads into a map over processes; see pipeline/training
+    optimizer, completed_steps : to resume training, with the model; there is no other state
+    distribute : takes `pool.map` and returns a map that spans several processes, for example
+        Communicator.distribute in pipeline/training/communicator.py
 
     The same model, ids and config give bitwise identical parameters on any number of threads.
     Raises ValueError if a split is too short for a window, or if training diverges.
@@ -110,7 +111,7 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
     length = model.config.block_size
     for split, n in {"training": len(train_ids), "validation": len(validation_ids)}.items():
         if n <= length:
-            raise ValueError(f"the {split} split ({n}) must be longer than block_size ({length})")
+            raise ValueError(f"{split} split ({n} ids) must be longer than block_size ({length})")
     blas = ThreadpoolController().select(user_api="blas")
     blas_threads = [library.num_threads for library in blas.lib_controllers]
     threads = threads or max(blas_threads, default=os.cpu_count())
@@ -120,8 +121,8 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
         return model.loss_and_gradients(ids, targets, config.dropout, seed)
 
     # Each shard runs on one thread with single-threaded BLAS, which keeps all cores busy through
-    # the elementwise operations too. Each thread ignores overflow, because a check for divergence
-    # follows below.
+    # the elementwise operations too. Each thread ignores floating-point errors, because a check
+    # for divergence follows below.
     pool = ThreadPoolExecutor(threads, initializer=np.seterr, initargs=("ignore",))
     with blas.limit(limits=1), pool:
         map_shards = distribute(pool.map) if distribute else pool.map

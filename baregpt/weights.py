@@ -49,7 +49,7 @@ def save_weights(path, model, vocab, metadata=None):
 
 
 def load_weights(path):
-    """Return (model, vocab) from a weights file; raises as `read_weights`."""
+    """Return (model, vocab) from a weights file; raises the same errors as `read_weights`."""
     return read_weights(path)[:2]
 
 
@@ -59,7 +59,7 @@ def load_pretrained():
 
 
 def read_weights(path):
-    """Return (model, vocab, metadata) from a weights file, which may come from anyone.
+    """Return (model, vocab, metadata) from a weights file, which may be untrusted.
 
     ValueError, in one line, if it is not a valid weights file; OSError if it cannot be read.
     """
@@ -90,10 +90,10 @@ def _build(contents):
         if type(value) not in SCALARS:
             raise ValueError(f"expected text or a number, got {type(value).__name__}")
     if unknown := config.keys() - Config.__annotations__.keys():
-        raise ValueError(f"config has the unknown field {min(map(str, unknown))}: train again")
+        raise ValueError(f"config has the unknown field {min(map(str, unknown))}; train again")
     config, vocab = Config(**config), Vocab(characters)
     if config.vocab_size != len(vocab):
-        raise ValueError(f"vocab_size ({config.vocab_size}) must equal its {len(vocab)} characters")
+        raise ValueError(f"vocab_size must be {len(vocab)} (characters), got {config.vocab_size}")
     arrays = {name: _array(**entry) for name, entry in contents["parameters"].items()}
     found = {name: array.shape for name, array in arrays.items()}
     # a huge n_layers is refused before all the shapes that it implies are listed

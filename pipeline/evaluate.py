@@ -1,4 +1,4 @@
-"""Compute the loss of weights on the held-out end of a text."""
+"""Compute the loss of a model on the last part of a text."""
 
 import argparse
 import math
@@ -51,13 +51,15 @@ def print_heads(model, ids, max_windows):
     heads = head_statistics(model, ids, max_windows, lambda items: tqdm(items, disable=None))
     count = heads.increases.size
     print(f"\nattention heads, on {heads.n_windows} windows of {heads.length} characters:")
-    print("layer  head  loss if off  entropy")
+    print("layer  head  loss increase  entropy")
     for (layer, head), increase in np.ndenumerate(heads.increases):
         entropy = heads.entropies[layer, head]
-        print(f"{layer + 1:5}  {head + 1:4}  {increase:+11.4f}  {entropy:7.0%}")
+        print(f"{layer + 1:5}  {head + 1:4}  {increase:+13.4f}  {entropy:7.0%}")
     low, idle = (heads.entropies < LOW_ENTROPY).sum(), (abs(heads.increases) < IDLE).sum()
     print(f"all heads off: {heads.increase_all_off:+.3f} nats per character")
-    print(f"{low} of {count} heads have under {LOW_ENTROPY:.0%} of an even spread's entropy")
+    print(
+        f"{low} of {count} heads have under {LOW_ENTROPY:.0%} of the entropy of uniform attention"
+    )
     print(
         f"{idle} of {count} heads are idle: switched off alone, they change the loss by less than"
         f" {IDLE}"

@@ -4,9 +4,9 @@ import webbrowser
 
 from baregpt.weights import read_weights
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import EXPLORER_PAGE_BY_HAND, PRETRAINED, WEIGHTS
-from pipeline.common.stage import run
-from pipeline.explorer.page import write_page
+from pipeline.common.paths import EXPLORER_PAGE_BY_HAND, PRETRAINED, SNAPSHOTS, WEIGHTS
+from pipeline.common.stage import run, warn
+from pipeline.explorer.page import read_snapshots, write_page
 
 TEXT = "KING:\nWhat news, my lord?\n\nMESSENGER:\nThe king is "
 
@@ -16,7 +16,10 @@ def main():
     model, vocab, metadata = read_weights(path)
     known = "".join(c for c in TEXT if c in vocab.characters) or vocab.characters[:1]
     page = EXPLORER_PAGE_BY_HAND
-    write_page(page, model, vocab, metadata, checksum(path), metadata.get("excerpt") or known)
+    text = metadata.get("excerpt") or known
+    snapshots = read_snapshots(SNAPSHOTS, model.config) if path == WEIGHTS else None
+    if refused := write_page(page, model, vocab, metadata, checksum(path), text, snapshots):
+        warn(refused)
     print(f"wrote {page} for {path} ({page.stat().st_size / 1e6:.1f} MB)")
     webbrowser.open(page.resolve().as_uri())
 

@@ -11,9 +11,9 @@ from baregpt.files import atomic_write
 from baregpt.weights import read_weights
 from pipeline.common.inputs import checksum
 from pipeline.common.params import load_params
-from pipeline.common.paths import ATTENTION_PLOT, EXPLORER_PAGE, WEIGHTS
-from pipeline.common.stage import default_prompt, encode_prompt, run
-from pipeline.explorer.page import write_page
+from pipeline.common.paths import ATTENTION_PLOT, EXPLORER_PAGE, SNAPSHOTS, WEIGHTS
+from pipeline.common.stage import default_prompt, encode_prompt, run, warn
+from pipeline.explorer.page import read_snapshots, write_page
 from pipeline.tracking.outbox import attach_artifacts
 
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
@@ -73,7 +73,9 @@ def main():
     layer = params.layer % n_layers
     attn = model.attention(ids[None])[layer][0]  # (H, T, T)
     plot_attention(ATTENTION_PLOT, prompt, attn, f"Attention, layer {layer + 1} of {n_layers}")
-    write_page(EXPLORER_PAGE, model, vocab, metadata, md5, prompt)
+    snapshots = read_snapshots(SNAPSHOTS, model.config)
+    if refused := write_page(EXPLORER_PAGE, model, vocab, metadata, md5, prompt, snapshots):
+        warn(refused)
     attach_artifacts(WEIGHTS, md5, ATTENTION_PLOT, EXPLORER_PAGE)
 
 

@@ -25,8 +25,9 @@ from pipeline.tracking.run_logger import RunLogger, new_record
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
-from pipeline.training.outputs import write_outputs
+from pipeline.training.outputs import snapshot_line, write_outputs
 from pipeline.training.progress import Progress
+from pipeline.training.snapshots import snapshot_steps, take_snapshot
 from pipeline.training.start import load_start
 
 
@@ -55,8 +56,7 @@ def lock_and_train(communicator=None):
             train_model(communicator)
     except Timeout:
         raise ValueError(
-            "another training is running in this checkout; wait until it ends"
-            f" ({TRAINING_LOCK})"
+            f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
 
 
@@ -102,10 +102,12 @@ def train_model(communicator):
         model, train_ids, validation_ids, config, None, optimizer, completed_steps, distribute
     )
     logger = None
+    line = vocab.encode(snapshot_line(vocab, validation_ids, model.config))
+    snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
     if is_root:
         logger = RunLogger(state.record, config.steps, completed_steps, characters_per_step)
     with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
-        run_steps(steps, state, interval, logger, communicator)
+        run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
         with (
             threadpool_limits(1),
@@ -131,7 +133,7 @@ def train_model(communicator):
                 state.delete()
 
 
-def run_steps(steps, state, interval, logger, communicator):
+def run_steps(steps, state, interval, logger, communicator, snapshots):
     """Run the steps of a training; keep the best parameters, log, and write checkpoints."""
     for step, train_loss, validation_loss, learning_rate, norm in steps:
         is_due = step == 1 or step % interval == 0
@@ -144,6 +146,8 @@ def run_steps(steps, state, interval, logger, communicator):
         if state.progress.add(step, train_loss, validation_loss):
             state.arrays["best"][:] = state.model.flat
         if logger:
+            if step in snapshots:
+                state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
             logger.log_step(step, train_loss, validation_loss, learning_rate, norm)
         if logger and is_due:
             state.save()

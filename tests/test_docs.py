@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from baregpt import layers
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "exercises/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # phrases that used to stand for the field's terms, such as "nats per character" and "evaluation"
 REPLACED_PHRASES = [
     "nats a character",
@@ -39,7 +39,7 @@ def test_the_readme_has_at_most_220_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 220
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file_and_a_heading(page):
     links = re.findall(r"\]\(([^)]+)\)", without_code(page))
     relative = [link for link in links if not re.match(r"\w+:", link)]
@@ -83,6 +83,27 @@ def test_the_naive_attention_of_the_docs_matches_the_layer():
     x, w_qkv, w_out = (rng.normal(size=shape) for shape in [(7, 6), (6, 18), (6, 6)])
     y, _ = layers.attention(x, w_qkv, w_out, n_heads=3, length=7)
     assert values["naive_attention"](x, w_qkv, w_out, 3) == pytest.approx(y, rel=1e-12)
+
+
+def test_the_derivations_end_at_lines_of_the_code():
+    text = (ROOT / "docs/derivations.md").read_text()
+    quotes = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert len(quotes) > 10
+    for quote in quotes:
+        path = re.findall(r"\]\(\.\./(baregpt/\w+\.py)\)", text[: quote.start()])[-1]
+        lines = {line.strip() for line in (ROOT / path).read_text().splitlines()}
+        assert set(quote[1].splitlines()) <= lines, path
+
+
+def test_the_drawing_of_a_block_uses_the_names_of_the_code():
+    drawing = re.sub(
+        "<style>.*</style>", "", (ROOT / "docs/block.svg").read_text(), flags=re.DOTALL
+    )
+    names = re.findall(r">(.*?)</text>", drawing)
+    identifiers = set(re.findall(r"\b[a-z]+_[a-z_]+\b|\bd[a-z]+\b(?=[:( ])", " ".join(names)))
+    source = (ROOT / "baregpt/layers.py").read_text()
+    assert {"mlp_out", "dresidual", "dnormed", "attention_backward"} <= identifiers
+    assert {name for name in identifiers if not re.search(rf"\b{name}\b", source)} == set()
 
 
 def test_no_file_uses_a_replaced_phrase():

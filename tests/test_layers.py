@@ -112,7 +112,7 @@ def query_tile(request, monkeypatch):
 def test_gradients_match_finite_differences(forward, backward, parameters):
     x = normal(N, D)
     y, saved = forward(x, **parameters)
-    dy = normal(*y.shape)  # the loss is Σ y · dy, whose gradient is any direction we like
+    dy = normal(*y.shape)  # the loss is Σ y · dy, so its gradient with respect to y is dy
     dx, gradients = backward(dy, saved)
 
     def loss():

@@ -322,7 +322,7 @@ def test_evaluate_heads_prints_a_table_and_a_summary(finished_checkout):
     assert [row[:2] for row in rows] == [["1", "1"], ["1", "2"], ["2", "1"], ["2", "2"]]
     all_off, low, idle = lines[start + 6 :]
     assert re.fullmatch(r"all heads off: [+-]\d\.\d{3} nats per character", all_off)
-    assert re.fullmatch(r"\d of 4 heads have under 85% of an even spread's entropy", low)
+    assert re.fullmatch(r"\d of 4 heads have under 85% of the entropy of uniform attention", low)
     count = sum(abs(float(row[2])) < 0.001 for row in rows)
     assert idle == (
         f"{count} of 4 heads are idle: switched off alone, they change the loss by less than 0.001"

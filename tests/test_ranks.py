@@ -18,6 +18,7 @@ from conftest import Checkout, made_once, mlflow_runs
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"  # which is not on everybody's PATH
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
+RESULTS += ["snapshots.json"]
 STEPS = 200
 MANY = {
     "train": {"steps": STEPS, "evaluation_interval": 10, "shards": 4, "dropout": 0.1},

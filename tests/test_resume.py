@@ -17,6 +17,7 @@ from conftest import Checkout, mlflow_runs
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
+RESULTS += ["snapshots.json"]
 LONG = {"train": {"steps": 180, "evaluation_interval": 30}, "checkpoint": {"interval": 20}}
 STEPS = LONG["train"]["steps"]
 

@@ -136,7 +136,7 @@ def test_number_of_blas_threads_is_restored():
     ("train_ids", "validation_ids", "split"), [(16, 100, "training"), (100, 16, "validation")]
 )
 def test_a_split_too_short_for_a_window_is_refused(train_ids, validation_ids, split):
-    message = rf"the {split} split \(16\) must be longer than block_size \(16\)"
+    message = rf"{split} split \(16 ids\) must be longer than block_size \(16\)"
     with pytest.raises(ValueError, match=message):
         next(train(GPT(SHAPE), IDS[:train_ids], IDS[:validation_ids], CONFIG))
 

@@ -299,7 +299,7 @@ def test_thousands_of_damaged_files_are_refused_or_loaded(tmp_path):
 
 def test_file_of_a_version_with_other_config_fields_names_the_field(tmp_path):
     old = contents(config=vars(MODEL.config) | {"convolution": False})
-    with pytest.raises(ValueError, match="config has the unknown field convolution: train again"):
+    with pytest.raises(ValueError, match="config has the unknown field convolution; train again"):
         load_weights(write(tmp_path / "w.pkl", old))
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LOW_ENTROPY = 0.85  # a head below this fraction of an even spread's entropy is selective
+LOW_ENTROPY = (
+    0.85  # a head below this fraction of the entropy of uniform attention attends selectively
+)
 IDLE = 0.001  # nats per character: a head that changes the loss by less is idle
 
 
@@ -16,7 +18,7 @@ class HeadStatistics:
     loss: float  # nats per character, with all heads
     increase_all_off: float  # of the loss, with all heads switched off
     increases: np.ndarray  # of the loss, with only this head switched off
-    entropies: np.ndarray  # of the attention weights, as a fraction of that of an even spread
+    entropies: np.ndarray  # of the attention weights, as a fraction of that of uniform attention
     n_windows: int
     length: int  # of each window
 
@@ -39,7 +41,7 @@ def switched_off(model, layers, heads):
 
 
 def entropy_fractions(attn):
-    """Return the entropy of attention weights (H, T, T) as a fraction of that of an even spread.
+    """Return the entropy of attention weights (H, T, T) as a fraction of that of uniform attention.
 
     Both are means over the T queries; query i, from 0, can spread over i + 1 keys. Shape (H,).
     """
@@ -51,7 +53,7 @@ def entropy_fractions(attn):
 
 def head_statistics(model, ids, max_windows=64, progress=iter):
     """Measure the heads on at most `max_windows` windows of block_size characters, spread evenly
-    over `ids`; ValueError if they have no room for a window of two.
+    over `ids`. Raises ValueError if a window would have fewer than two characters.
 
     `progress` may wrap the list of (layer, head) to show progress.
     """

@@ -22,8 +22,8 @@ class Inputs:
     """The inputs that dvc.yaml names for a stage: the values of its params, and the MD5 of its data
     and code.
 
-    DVC records them when the stage has ended. If they have changed since it began, it would record
-    params that did not make the outputs, so stages check this at the end.
+    DVC records them after the stage has ended. If an input changed while the stage ran, DVC would
+    record a value that did not produce the outputs, so each stage checks its inputs at its end.
     """
 
     def __init__(self, stage, code=pipeline.CODE):

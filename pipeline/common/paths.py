@@ -12,6 +12,7 @@ CORPUS, TEXT, VOCAB = DATA / "corpus.json", DATA / "text.txt", DATA / "vocab.jso
 TRAIN_IDS, VALIDATION_IDS = DATA / "train.npy", DATA / "validation.npy"
 WEIGHTS, METRICS, SAMPLES = DATA / "weights.pkl", DATA / "metrics.json", DATA / "samples.txt"
 TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.csv"
+SNAPSHOTS = DATA / "snapshots.json"
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`

@@ -7,10 +7,11 @@ import yaml
 
 
 class Loader(yaml.SafeLoader):
-    """YAML as DVC reads and writes it, version 1.2: `No` is text, `1e-3` a number, and a key that
-    stands twice in a mapping is an error.
+    """YAML 1.2, as DVC reads and writes it: `No` is text, `1e-3` a number, and a duplicate key is
+    an error.
 
-    Integers are decimal; what else YAML 1.1 reads as a number or a boolean is text.
+    Integers are decimal. Anything else that YAML 1.1 would read as a number or a boolean stays
+    text.
     """
 
     def construct_mapping(self, node, deep=False):
@@ -25,7 +26,7 @@ class Loader(yaml.SafeLoader):
 SCALARS = {
     "bool": r"true|True|TRUE|false|False|FALSE",
     "int": r"[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+    "float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 Loader.yaml_implicit_resolvers = {

@@ -1,7 +1,7 @@
 "use strict";
-// The forward pass of baregpt/layers.py, function by function, for one sequence. Arrays are flat, in
-// row-major order: x (N, D) holds the N positions from `start`. A `cache` per layer keeps the keys,
-// values, attention weights and MLP activations of earlier positions.
+// The forward pass of baregpt/layers.py, function by function, for one sequence. A matrix (N, D) is a Float32Array with
+// its rows one after another. The N rows are the positions from `start` on. `kv` is the KV cache. `saved` holds the
+// activations of all positions that the page shows. A change here needs the same change in baregpt/layers.py.
 
 const LAYER_NORM_EPSILON = 1e-5, GELU_SCALE = Math.sqrt(2 / Math.PI), GELU_CUBIC = 0.044715;
 
@@ -12,14 +12,15 @@ function float16(bits) {  // sign, 5 bits of exponent, 10 of fraction -> number
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-function decode(base64) {  // little-endian float16 -> Float32Array
+function decode(base64) {  // little-endian half-precision numbers -> Float32Array
   const text = atob(base64), numbers = new Float32Array(text.length / 2);
   const table = Float32Array.from({length: 65536}, (_, bits) => float16(bits));
-  for (let i = 0; i < numbers.length; i++) numbers[i] = table[text.charCodeAt(2 * i) | text.charCodeAt(2 * i + 1) << 8];
+  for (let i = 0; i < numbers.length; i++)
+    numbers[i] = table[text.charCodeAt(2 * i) | text.charCodeAt(2 * i + 1) << 8];
   return numbers;
 }
 
-function product(x, w, inner, bias) {  // x (N, inner) @ w (inner, outer) + bias, four rows of w at a time
+function matmul(x, w, inner, bias) {  // x (N, inner) @ w (inner, outer) + bias, four rows of w at a time
   const outer = w.length / inner, rows = x.length / inner, y = new Float32Array(rows * outer);
   for (let r = 0; r < rows; r++) {
     const row = y.subarray(r * outer, (r + 1) * outer);
@@ -35,32 +36,32 @@ function product(x, w, inner, bias) {  // x (N, inner) @ w (inner, outer) + bias
   return y;
 }
 
-function embedding(ids, tokens, positions, start, width) {  // -> (N, D): token plus position
-  const y = new Float32Array(ids.length * width);
-  for (let n = 0; n < ids.length; n++) for (let i = 0; i < width; i++)
-    y[n * width + i] = tokens[ids[n] * width + i] + positions[(start + n) * width + i];
+function embedding(ids, tokens, positions, start, D) {  // token plus position embedding -> (N, D)
+  const y = new Float32Array(ids.length * D);
+  for (let n = 0; n < ids.length; n++) for (let i = 0; i < D; i++)
+    y[n * D + i] = tokens[ids[n] * D + i] + positions[(start + n) * D + i];
   return y;
 }
 
 function layer_norm(x, gain, bias) {  // each row: gain (x - mean) / std + bias
-  const width = gain.length, y = new Float32Array(x.length);
-  for (let at = 0; at < x.length; at += width) {
+  const D = gain.length, y = new Float32Array(x.length);
+  for (let at = 0; at < x.length; at += D) {
     let sum = 0, squares = 0;
-    for (let i = 0; i < width; i++) sum += x[at + i];
-    const mean = sum / width;
-    for (let i = 0; i < width; i++) squares += (x[at + i] - mean) ** 2;
-    const inverse_std = (squares / width + LAYER_NORM_EPSILON) ** -0.5;
-    for (let i = 0; i < width; i++) y[at + i] = (x[at + i] - mean) * inverse_std * gain[i] + bias[i];
+    for (let i = 0; i < D; i++) sum += x[at + i];
+    const mean = sum / D;
+    for (let i = 0; i < D; i++) squares += (x[at + i] - mean) ** 2;
+    const inverse_std = (squares / D + LAYER_NORM_EPSILON) ** -0.5;
+    for (let i = 0; i < D; i++) y[at + i] = (x[at + i] - mean) * inverse_std * gain[i] + bias[i];
   }
   return y;
 }
 
 function gelu(x) { return x.map(v => v * (1 + Math.tanh(GELU_SCALE * (v + GELU_CUBIC * v * v * v))) / 2); }
 
-function mlp(x, w1, b1, w2, b2, start, cache) {  // GELU(x W1 + b1) W2 + b2
-  const hidden = gelu(product(x, w1, b2.length, b1));
-  cache.hidden.set(hidden, start * b1.length);
-  return product(hidden, w2, b1.length, b2);
+function mlp(x, w1, b1, w2, b2, start, saved) {  // hidden = GELU(x W1 + b1), y = hidden W2 + b2
+  const hidden = gelu(matmul(x, w1, b2.length, b1));
+  saved.hidden.set(hidden, start * b1.length);
+  return matmul(hidden, w2, b1.length, b2);
 }
 
 function softmax(x) {
@@ -69,119 +70,73 @@ function softmax(x) {
   return y.map(v => v / sum);
 }
 
-function apply_rope(x, rope_phases, at) {  // rotate pairs of x (d,) by their phases at a position, in place
+function apply_rope(x, phases) {  // rotates each pair of neighbouring numbers; phases: cos and sin of each pair
   for (let i = 0; i < x.length; i += 2) {
-    const cos = rope_phases[at * x.length + i], sin = rope_phases[at * x.length + i + 1], real = x[i], imaginary = x[i + 1];
-    x[i] = real * cos - imaginary * sin;
-    x[i + 1] = real * sin + imaginary * cos;
+    const real = x[i], imaginary = x[i + 1];
+    x[i] = real * phases[i] - imaginary * phases[i + 1];
+    x[i + 1] = real * phases[i + 1] + imaginary * phases[i];
   }
 }
 
-function attention(x, w_qkv, w_out, n_heads, start, rope_phases, cache, off) {  // off: set of heads that are switched off
-  const D = Math.sqrt(w_out.length), d = D / n_heads, T = cache.key.length / D, rows = x.length / D;
-  const qkv = product(x, w_qkv, D), head_out = new Float32Array(x.length);
+function attention(x, w_qkv, w_out, n_heads, start, rope_phases, kv, saved, off) {  // off: heads that add nothing
+  const D = Math.sqrt(w_out.length), d = D / n_heads, T = kv.key.length / D, rows = x.length / D;
+  const qkv = matmul(x, w_qkv, D), head_out = new Float32Array(x.length);
   for (let n = 0; n < rows; n++) {
-    const i = start + n, row = qkv.subarray(n * 3 * D, (n + 1) * 3 * D);
-    if (rope_phases) for (let at = 0; at < 2 * D; at += d) apply_rope(row.subarray(at, at + d), rope_phases, i);
-    cache.key.set(row.subarray(D, 2 * D), i * D);
-    cache.value.set(row.subarray(2 * D), i * D);
+    const i = start + n, [query, key, value] = [0, D, 2 * D].map(at => qkv.subarray(n * 3 * D + at, n * 3 * D + at + D));
+    if (rope_phases) for (const heads of [query, key]) for (let at = 0; at < D; at += d)
+      apply_rope(heads.subarray(at, at + d), rope_phases.subarray(i * d, (i + 1) * d));
+    for (let k = 0; k < D; k++) query[k] *= d ** -0.5;
+    kv.key.set(key, i * D);
+    kv.value.set(value, i * D);
+    saved.query.set(query, i * D);
     for (let h = 0; h < n_heads; h++) {
-      const scores = new Float32Array(i + 1);
-      for (let j = 0; j <= i; j++) {
-        let score = 0;
-        for (let k = h * d; k < h * d + d; k++) score += row[k] * cache.key[j * D + k];
-        scores[j] = score / Math.sqrt(d);
-      }
+      const scores = new Float32Array(i + 1);  // later positions are masked, so their scores are not computed
+      for (let j = 0; j <= i; j++)
+        for (let k = h * d; k < h * d + d; k++) scores[j] += query[k] * kv.key[j * D + k];
       const attn = softmax(scores);
-      cache.attn.set(attn, (h * T + i) * T);
+      saved.attn.set(attn, (h * T + i) * T);
       if (off.has(h)) continue;
       for (let j = 0; j <= i; j++)
-        for (let k = h * d; k < h * d + d; k++) head_out[n * D + k] += attn[j] * cache.value[j * D + k];
+        for (let k = h * d; k < h * d + d; k++) head_out[n * D + k] += attn[j] * kv.value[j * D + k];
     }
   }
-  return product(head_out, w_out, D);
+  saved.head_out.set(head_out, start * D);
+  return matmul(head_out, w_out, D);
 }
 
 function add(x, y) { return x.map((v, i) => v + y[i]); }
 
-function block(x, p, n_heads, start, rope_phases, cache, off) {
-  const normed1 = layer_norm(x, p["ln1.gain"], p["ln1.bias"]);
-  const attn_out = attention(normed1, p["attention.qkv"], p["attention.out"], n_heads, start, rope_phases, cache, off);
-  const residual = add(x, attn_out), normed2 = layer_norm(residual, p["ln2.gain"], p["ln2.bias"]);
-  return add(residual, mlp(normed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"], start, cache));
+function block(x, p, n_heads, start, rope_phases, kv, saved, off) {  // x (N, D) -> (N, D)
+  const normed = layer_norm(x, p["ln1.gain"], p["ln1.bias"]), D = p["ln1.gain"].length;
+  const attn_out = attention(normed, p["attention.qkv"], p["attention.out"], n_heads, start, rope_phases, kv, saved, off);
+  const residual = add(x, attn_out);
+  const normed2 = layer_norm(residual, p["ln2.gain"], p["ln2.bias"]);
+  const mlp_out = mlp(normed2, p["mlp.w1"], p["mlp.b1"], p["mlp.w2"], p["mlp.b2"], start, saved);
+  saved.attn_out.set(attn_out, start * D);
+  saved.mlp_out.set(mlp_out, start * D);
+  return add(residual, mlp_out);
 }
 
 class GPT {
-  constructor(config, shapes, flat) {  // shapes: [name, shape] of each parameter, in the order of `flat`
+  constructor(config, shapes, flat) {  // shapes: [name, shape] of each parameter, in their order in `flat`
     this.config = config;
     this.parameters = {};
     let at = 0;
-    for (const [name, shape] of shapes) this.parameters[name] = flat.subarray(at, at += shape.reduce((a, b) => a * b));
-    this.blocks = Array.from({length: config.n_layers}, (_, l) => this.subset(`blocks.${l}.`));
+    for (const [name, shape] of shapes)
+      this.parameters[name] = flat.subarray(at, at += shape.reduce((a, b) => a * b));
+    this.blocks = Array.from({length: config.n_layers}, (_, l) => this.with_prefix(`blocks.${l}.`));
     if (!config.rotary) return;
     const d = config.d_model / config.n_heads;
     this.rope_phases = Float32Array.from({length: config.block_size * d}, (_, i) => {
-      const angle = Math.floor(i / d) * 10000 ** -(2 * (i % d >> 1) / d);
+      const angle = Math.floor(i / d) * 1000 ** -(2 * (i % d >> 1) / d);
       return i % 2 ? Math.sin(angle) : Math.cos(angle);
     });
   }
 
-  subset(prefix) {  // the parameters of a prefix, by the rest of their names
+  with_prefix(prefix) {
     const named = Object.entries(this.parameters).filter(([name]) => name.startsWith(prefix));
     return Object.fromEntries(named.map(([name, p]) => [name.slice(prefix.length), p]));
   }
-}
 
-class Reader {  // the model on one text; when the text changes, computes only the positions from the first change
-  constructor(model) {
-    const {block_size: T, d_model: D, n_heads: H, n_layers: L, vocab_size: V} = this.config = model.config;
-    this.model = model;
-    this.ids = [];
-    this.off = Array.from({length: L}, () => new Set());
-    this.x = Array.from({length: L + 1}, () => new Float32Array(T * D));  // the residual stream before each block and after the last
-    this.logits = new Float32Array(T * V);
-    this.caches = Array.from({length: L}, () => ({key: new Float32Array(T * D), value: new Float32Array(T * D),
-      attn: new Float32Array(H * T * T), hidden: new Float32Array(T * 4 * D)}));
-  }
-
-  read(ids) {  // -> number of positions computed
-    let start = 0;
-    while (start < ids.length && ids[start] === this.ids[start]) start++;
-    this.ids = [...ids];
-    if (start === ids.length) return 0;
-    const {d_model: D, n_layers: L} = this.config, p = this.model.parameters;
-    this.x[0].set(embedding(ids.slice(start), p.token_embedding, p.position_embedding, start, D), start * D);
-    this.run(0, start);
-    return ids.length - start;
-  }
-
-  run(layer, start) {  // the blocks from `layer`, for the positions from `start`
-    const {d_model: D, n_heads, n_layers, vocab_size: V} = this.config, stop = this.ids.length;
-    for (let l = layer; l < n_layers; l++) {
-      const x = this.x[l].subarray(start * D, stop * D);
-      this.x[l + 1].set(block(x, this.model.blocks[l], n_heads, start, this.model.rope_phases, this.caches[l], this.off[l]), start * D);
-    }
-    this.logits.set(this.head(this.x[n_layers].subarray(start * D, stop * D)), start * V);
-  }
-
-  head(x) { return product(x, this.model.parameters["head.weight"], this.config.d_model, this.model.parameters["head.bias"]); }
-
-  lens(layer, i) {  // logits (V,): the head applied to the residual stream before block `layer`, position i
-    return this.head(this.x[layer].subarray(i * this.config.d_model, (i + 1) * this.config.d_model));
-  }
-
-  weights(layer, head, i) {  // attention weights of query i over keys 0 to i
-    const T = this.config.block_size, at = (head * T + i) * T;
-    return this.caches[layer].attn.subarray(at, at + i + 1);
-  }
-
-  switch(layer, head, on) {
-    if (on) this.off[layer].delete(head); else this.off[layer].add(head);
-    if (this.ids.length) this.run(layer, 0);
-  }
-
-  loss(i) {  // of the prediction of character i + 1, in nats
-    const V = this.config.vocab_size;
-    return -Math.log(Math.max(1e-30, softmax(this.logits.subarray(i * V, (i + 1) * V))[this.ids[i + 1]]));
-  }
+  head(x) { return matmul(x, this.parameters["head.weight"], this.config.d_model, this.parameters["head.bias"]); }
 }

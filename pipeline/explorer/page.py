@@ -1,27 +1,77 @@
 """Writing the explorer page."""
 
 import base64
+import inspect
 import json
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from baregpt import layers
 from baregpt.files import atomic_write
-from baregpt.model import parameter_shapes
+from baregpt.model import GPT, parameter_shapes
+from pipeline.explorer.mirror import mismatch
 
 HERE = Path(__file__).parent
-SCRIPTS = {"/* model.js */": "model.js", "/* explore.js */": "explore.js"}
+PARTS = {
+    "/* page.css */": ["page.css"],
+    "/* shared */": ["model.js", "analysis.js"],  # used by the page and by its worker
+    "/* worker */": ["reader.js", "worker.js"],
+    "/* page */": [
+        "base.js", "text.js", "writing.js", "prediction.js", "heads.js", "inside.js", "learn.js",
+        "state.js", "tour.js", "start.js",
+    ],
+}  # fmt: skip
+SOURCES = "embedding", "layer_norm", "attention", "softmax", "mlp", "block"  # shown in the page
 METADATA = "steps", "train_loss", "validation_loss"  # what is the same for every reproduction
 FLOAT16_MAX = np.finfo(np.float16).max
+MISMATCH = (
+    "This page shows nothing, because its model.js computes other logits than baregpt. The code of"
+    " the model has changed; make the same change in pipeline/explorer/model.js."
+)
 
 
-def write_page(path, model, vocab, metadata, md5, text):
+def expected_logits(config, halves, ids):
+    """Return the logits after `ids`, for the page to check its own. In float64 and on one thread,
+    so that the rounded numbers are the same on every machine.
+    """
+    model = GPT(config, dtype=np.float64)
+    model.flat[...] = halves
+    with threadpool_limits(1):
+        return [round(float(logit), 4) for logit in model.logits(ids[None])[0, -1]]
+
+
+def sources():
+    """Return name -> {source, line} of the forward functions in layers.py."""
+    found = {name: inspect.getsourcelines(getattr(layers, name)) for name in SOURCES}
+    return {name: {"source": "".join(code), "line": line} for name, (code, line) in found.items()}
+
+
+def read_snapshots(path, config):
+    """Return the snapshots of a training, which pipeline/training/snapshots.py describes; None if
+    there are none of a model of this shape.
+    """
+    if not path.exists():
+        return None
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    n_weights = config.n_layers * config.n_heads * len(contents["text"]) ** 2
+    sizes = {len(base64.b64decode(one["attn"])) for one in contents["snapshots"]}
+    return contents if sizes == {n_weights} else None
+
+
+def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     """Write one self-contained HTML file: the weights in half precision, the code that runs them,
     and `text` to begin with.
 
-    The same weights and text give the same bytes.
+    `snapshots` are those of `read_snapshots`. The same weights,
+    text and snapshots give the same bytes. Returns None, or a sentence that says why the page shows
+    nothing: the code of the model has changed, and model.js has not.
     """
     halves = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
+    refused = mismatch(model.config)
+    text = text.lstrip("\n") or text
+    ids = vocab.encode(text)[-model.config.block_size :]
     data = {
         "config": vars(model.config),
         "shapes": list(parameter_shapes(model.config).items()),
@@ -30,13 +80,20 @@ def write_page(path, model, vocab, metadata, md5, text):
         "metadata": {name: metadata[name] for name in METADATA if name in metadata},
         "md5": md5,
         "text": text,
+        "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, halves, ids)},
+        "mismatch": MISMATCH,
+        "refused": refused,
+        "sources": sources(),
+        "snapshots": snapshots,
     }
     page = (HERE / "page.html").read_text(encoding="utf-8")
-    for placeholder, name in SCRIPTS.items():
-        page = page.replace(placeholder, (HERE / name).read_text(encoding="utf-8"))
+    for placeholder, names in PARTS.items():
+        parts = [(HERE / name).read_text(encoding="utf-8") for name in names]
+        page = page.replace(placeholder, "".join(parts), 1)
     weights = base64.b64encode(halves.tobytes()).decode()
     data["bytes"] = len(page.encode()) + len(weights)
     # inside a script element only "<" could end it: no text becomes markup
     page = page.replace("/* data */", json.dumps(data).replace("<", "\\u003c"), 1)
     with atomic_write(path) as file:
         file.write(page.replace("/* weights */", weights, 1).encode())
+    return refused

@@ -112,8 +112,9 @@ class Communicator:
         """Return a `map` over all ranks: each applies `local_map`, a map over its own threads, to
         its own contiguous part of the items.
 
-        Results that are numbers are returned for all items. Of (loss, gradients) the losses are
-        returned for all items, the gradients summed along the same tree as on a single rank.
+        If the function returns a number, the map returns the numbers of all items. If it returns
+        (loss, gradients), the map returns all losses; the first item carries the sum of all
+        gradients, and the others zeros, so that `sum_tree` over them leaves it unchanged.
         """
 
         def sum_gradients(gradients):
@@ -143,7 +144,9 @@ class Communicator:
 
 @contextlib.contextmanager
 def report_on_rank_zero(communicator):
-    """Leave an error that occurs on all ranks, a divergence, to rank 0, which ends the others."""
+    """On the other ranks, hold back an error that all ranks raise, such as divergence: rank 0
+    reports it, and its exit ends them.
+    """
     try:
         yield
     except ValueError:

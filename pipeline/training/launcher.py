@@ -1,4 +1,4 @@
-"""Launching a command on several processes with the command in `ranks.launcher`."""
+"""Starting this command on several MPI ranks, with `ranks.launcher`."""
 
 import ctypes
 import platform

@@ -58,6 +58,6 @@ def check_memory(params, vocab_size, ranks=1):
         return
     name = min(values, key=lambda name: memory(**{name: values[name] / 2}))
     raise ValueError(
-        f"a training step needs about {needed / 1e9:,.1f} GB of memory, but {available / 1e9:.1f} GB"
-        f" are available; reduce {name} ({values[name]})"
+        f"a training step needs about {needed / 1e9:,.1f} GB of memory, but only"
+        f" {available / 1e9:.1f} GB are available; reduce {name} ({values[name]})"
     )

@@ -1,4 +1,4 @@
-"""The outputs of a training: weights, metrics and loss curves."""
+"""The outputs of the train stage: weights, metrics, loss curves and snapshots."""
 
 import json
 
@@ -7,17 +7,23 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.weights import save_weights
 from pipeline.common import paths
+from pipeline.training.snapshots import max_length, snapshot_steps, write_snapshots
 
 EXCERPT_LENGTH = 40  # characters of the held-out text that the weights store as a default prompt
 
 
 def excerpt(vocab, ids, block_size):
-    """Return the first whole line of the held-out text, cut to EXCERPT_LENGTH and block_size, or
-    else how that text begins.
+    """Return up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
+    most block_size; from its beginning if it is a single line.
     """
     text = vocab.decode(ids[:1000])
     start = text.find("\n") + 1
     return text[start : start + min(EXCERPT_LENGTH, block_size)] or text[:block_size]
+
+
+def snapshot_line(vocab, ids, config):
+    """Return the part of the excerpt of which snapshots are taken."""
+    return excerpt(vocab, ids, config.block_size)[: max_length(config)]
 
 
 def write_outputs(model, vocab, corpus, validation_ids, validation_loss, config, progress):
@@ -41,6 +47,8 @@ def write_outputs(model, vocab, corpus, validation_ids, validation_loss, config,
     write_curve(paths.TRAIN_LOSS, "train_loss", train_curve)
     write_curve(paths.VALIDATION_LOSS, "validation_loss", validation_curve)
     plot_curves(paths.LOSS_PLOT, train_curve, validation_curve)
+    line, steps = snapshot_line(vocab, validation_ids, model.config), snapshot_steps(config.steps)
+    write_snapshots(paths.SNAPSHOTS, line, steps, progress.snapshots)
     with atomic_write(paths.METRICS) as file:
         file.write(json.dumps(metrics, indent=2).encode() + b"\n")
     print(

@@ -11,6 +11,7 @@ class Progress:
     train_curve: list = field(default_factory=list)  # the loss of each step
     validation_curve: list = field(default_factory=list)  # [step, loss] of each evaluation
     best_step: int = 0
+    snapshots: list = field(default_factory=list)  # those taken so far
 
     @property
     def completed_steps(self):

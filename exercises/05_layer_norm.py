@@ -1,0 +1,23 @@
+"""Exercise 5: the backward pass of LayerNorm.
+
+Forward pass, for each row of x (N, D) by itself, with ε = 1e-5:
+
+    mean = Σ x / D
+    std = √(Σ (x - mean)² / D + ε)
+    n = (x - mean) / std
+    y = gain · n + bias                          gain (D,), bias (D,)
+
+Question: by how many paths does one number of the row reach the normalized row n? Find the gradient
+along each path and add them up. Begin with the gradient of n, and use n and 1 / std wherever you
+can: the forward pass has saved them.
+"""
+
+import numpy as np
+
+
+def layer_norm_backward(dy, normalized, inverse_std, gain):
+    """Return dx (N, D), dgain (D,) and dbias (D,).
+
+    dy (N, D), normalized (N, D) is n, inverse_std (N, 1) is 1 / std, gain (D,).
+    """
+    ...

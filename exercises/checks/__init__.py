@@ -1,0 +1,33 @@
+"""Per exercise: the answer by baregpt's functions, cases to try, usual slips, hints."""
+
+from exercises.checks import (
+    adam,
+    attention_head,
+    attention_head_backward,
+    block,
+    choose,
+    cross_entropy,
+    embedding,
+    gelu,
+    heads,
+    kv_cache,
+    layer_norm,
+    linear,
+    softmax,
+)
+
+EXERCISES = [
+    cross_entropy.EXERCISE,
+    linear.EXERCISE,
+    gelu.EXERCISE,
+    softmax.EXERCISE,
+    layer_norm.EXERCISE,
+    embedding.EXERCISE,
+    attention_head.EXERCISE,
+    attention_head_backward.EXERCISE,
+    heads.EXERCISE,
+    block.EXERCISE,
+    adam.EXERCISE,
+    choose.EXERCISE,
+    kv_cache.EXERCISE,
+]

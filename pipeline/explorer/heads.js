@@ -1,0 +1,146 @@
+// Attention heads: the overview of all layers and heads, the table by importance, and the selected head in full.
+
+const SPREAD = .9;  // attention whose entropy is above this fraction of an even spread's counts as spread evenly
+const REPORTED = .0005;  // nats: an effect below it shows as zero
+const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, habit, box}
+
+function habit_text(habit) {
+  if (!habit) return "";
+  const {rule, share, even, entropy} = habit;
+  if (entropy > SPREAD) return `spread evenly (entropy ${percent(entropy)} of the maximum)`;
+  return `${percent(share)} on ${rule} (an even spread: ${percent(even)})`;
+}
+
+const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
+
+function select_head(l, h) {
+  selection.head = [l, h];
+  $("color").value = "head";
+  render_selection();
+  render_colors();
+  ask();
+  save_soon();
+}
+
+function switch_head(k, is_on) {
+  if (is_on) selection.off.delete(k); else selection.off.add(k);
+  render_selection();
+  ask();
+  save_soon();
+}
+
+function make_heads() {
+  const grid = $("grid");
+  grid.style.setProperty("--heads", H);
+  grid.append(element("span"), ...Array.from({length: H}, (_, h) => element("span", `head ${h + 1}`, "label")));
+  for (let l = 0; l < L; l++) {
+    grid.append(element("span", `layer ${l + 1}`, "label"));
+    for (let h = 0; h < H; h++) {
+      const k = l * H + h, canvas = element("canvas"), mark = element("span", "", "mark");
+      const cell = button("", () => select_head(l, h), "cell");
+      canvas.setAttribute("aria-hidden", "true");
+      cell.append(canvas, mark);
+      grid.append(cell);
+      const row = element("tr"), title = element("th"), effect = element("td", "", "share"), habit = element("td", "", "words"), last_cell = element("td");
+      const box = element("input");
+      Object.assign(box, {type: "checkbox", checked: true});
+      box.setAttribute("aria-label", `${head_name(l, h)} is on`);
+      box.addEventListener("change", () => switch_head(k, box.checked));
+      title.scope = "row";
+      title.append(button(`${l + 1}.${h + 1}`, () => select_head(l, h)));
+      title.firstChild.setAttribute("aria-label", head_name(l, h));
+      last_cell.append(box);
+      row.append(title, effect, habit, last_cell);
+      $("heads").append(row);
+      heads.push({l, h, k, cell, canvas, mark, row, title, effect, habit, box});
+    }
+  }
+  $("head-on").addEventListener("change", () => switch_head(selection.head[0] * H + selection.head[1], $("head-on").checked));
+}
+
+function render_selection() {
+  const [l, h] = selection.head, k = l * H + h;
+  for (const one of heads) {
+    const mine = one.k === k, off = selection.off.has(one.k);
+    one.cell.setAttribute("aria-pressed", mine);
+    one.title.firstChild.setAttribute("aria-pressed", mine);
+    for (const node of [one.cell, one.row]) { node.classList.toggle("chosen", mine); node.classList.toggle("off", off); }
+    one.box.checked = !off;
+  }
+  $("head-on").checked = !selection.off.has(k);
+  set_text($("head-name"), head_name(l, h));
+  set_text($("head-habit"), last.habits[k] ? `Averaged over the text: ${habit_text(last.habits[k])}.` : "");
+  set_text($("head-effect"), last.effects[k] == null ? "" : `Switched off: ${effect_text(last.effects[k])} nats per character.`);
+}
+
+function render_attention({at, attn}) {
+  for (const {k, canvas} of heads) paint(canvas, attn.subarray(k * (at + 1), (k + 1) * (at + 1)), at + 1, attention_share);
+  const [l, h] = selection.head, row = attn.subarray((l * H + h) * (at + 1), (l * H + h + 1) * (at + 1));
+  const places = top_indices(row, 3).map(i => `${percent(row[i])} on ${named(seen[i].c)} ${i === at ? "(itself)" : `${at - i} back`}`);
+  set_text($("head-here"), `Here: ${places.join(", ")} (an even spread: ${percent(1 / (at + 1))} each).`);
+}
+
+function render_summary() {  // what is known of each head
+  const largest = Math.max(REPORTED, ...last.effects.map(v => v || 0));
+  for (const {l, h, k, cell, mark, effect, habit} of heads) {
+    const known = last.effects[k] != null, text = effect_text(last.effects[k]);
+    set_text(mark, known ? text : "");
+    set_text(effect, text);
+    effect.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
+    cell.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
+    set_text(habit, habit_text(last.habits[k]));
+    cell.setAttribute("aria-label", `${head_name(l, h)}: ${habit_text(last.habits[k])}${known ? `; switched off: ${text} nats` : ""}`);
+  }
+  render_selection();
+}
+
+function sort_heads() {  // the most important first; rows stay where they are while one of them has the focus
+  if ($("heads").contains(document.activeElement) || last.effects.some(v => v == null)) return;
+  const sorted = [...heads].sort((a, b) => last.effects[b.k] - last.effects[a.k]);
+  if (sorted.some(({row}, i) => $("heads").children[i] !== row)) $("heads").append(...sorted.map(one => one.row));
+}
+
+function render_loss() {
+  const loss = mean(last.losses), all = last.baseline;
+  set_text($("loss"), seen.length < 2 ? "" : `Loss of this text: ${number(loss, 3)} nats per character` +
+    (selection.off.size ? `; with all heads ${number(all, 3)}, a difference of ${difference(loss - all)}.` : "."));
+}
+
+on("read", ({losses, baseline}) => { Object.assign(last, {losses, baseline}); render_loss(); render_colors(); render_status(); });
+on("progress", ({done, losses}) => {
+  if (!losses) { set_text($("loss"), "Computing …"); return; }
+  const kept = new Float32Array(Math.max(0, seen.length - 1));  // what is not yet computed keeps its former color
+  kept.set(last.losses.subarray?.(0, kept.length) || []);
+  kept.set(losses.subarray(0, kept.length));
+  last.losses = kept;
+  if (done < seen.length) set_text($("loss"), `Computing: ${done} of ${seen.length} characters …`);
+  render_colors();
+});
+on("habits", ({habits}) => { last.habits = habits; render_summary(); });
+on("effects", ({values}) => { last.effects = values; render_summary(); sort_heads(); });
+on("map", message => { last.map = message; render_map(); });
+
+function render_map() {  // row: query, column: key
+  const {size, map} = last.map || {size: 0, map: []};
+  $("map").hidden = !size;
+  if (size) paint($("map"), map, size, attention_share);
+}
+
+function save_map() {  // the map of the selected head as a PNG, with a title and 4 pixels for each weight
+  if (!last.map) return;
+  const {size, head: [l, h]} = last.map, scale = Math.max(2, Math.ceil(512 / size)), margin = 40;
+  const canvas = element("canvas"), pen = canvas.getContext("2d");
+  [canvas.width, canvas.height] = [size * scale + 2 * margin, size * scale + 2 * margin];
+  pen.fillStyle = `rgb(${colors.paper})`;
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage($("map"), margin, margin, size * scale, size * scale);
+  pen.fillStyle = colors.ink;
+  pen.font = "16px system-ui, sans-serif";
+  pen.fillText(`${head_name(l, h)}: attention weights, rows are queries, columns are keys`, margin, margin - 12, size * scale);
+  const link = element("a");
+  link.href = canvas.toDataURL("image/png");
+  link.download = `layer-${l + 1}-head-${h + 1}.png`;
+  link.click();
+}
+$("save-map").addEventListener("click", save_map);

@@ -1,0 +1,57 @@
+"""Snapshots: the losses and attention weights of one held-out line, at a few steps of a training.
+
+data/snapshots.json holds {"text", "steps", "max_nats", "snapshots"}, one snapshot per step:
+"predictions", the id of the most likely next character at each position; "losses", of the second
+character to the last, from 0 to max_nats, and "attn", (L, H, N, N) for a line of N characters, both
+as unsigned bytes in base64.
+"""
+
+import base64
+import json
+import math
+
+import numpy as np
+
+from baregpt.files import atomic_write
+from baregpt.layers import softmax
+
+COUNT = 8
+MAX_NATS = 10  # the loss that byte 255 stands for
+MAX_BYTES = 700_000  # of all attention weights, before base64
+
+
+def snapshot_steps(steps):
+    """Return the steps after which to take a snapshot: spaced geometrically, from 1 to the last."""
+    return sorted({round(step) for step in np.geomspace(1, steps, COUNT)})
+
+
+def max_length(config):
+    """Return the length up to which the snapshots of a line stay below MAX_BYTES."""
+    return max(2, math.isqrt(MAX_BYTES // (COUNT * config.n_layers * config.n_heads)))
+
+
+def to_base64(values):
+    """Return values from 0 to 1 as unsigned bytes in base64."""
+    quantized = np.clip(np.rint(np.nan_to_num(values) * 255), 0, 255).astype(np.uint8)
+    return base64.b64encode(quantized.tobytes()).decode()
+
+
+def take_snapshot(model, ids):
+    """Return the snapshot of a line of ids, as JSON values."""
+    with np.errstate(all="ignore"):  # training itself reports a divergence
+        logits = model.logits(ids[None])[0]
+        next_probabilities = softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
+        losses = -np.log(np.maximum(next_probabilities, 1e-30))
+        attn = np.stack([layer[0] for layer in model.attention(ids[None])])
+    return {
+        "predictions": logits.argmax(axis=1).tolist(),
+        "losses": to_base64(losses / MAX_NATS),
+        "attn": to_base64(attn),
+    }
+
+
+def write_snapshots(path, text, steps, snapshots):
+    """Write the snapshots of a training to a JSON file."""
+    contents = {"text": text, "steps": steps, "max_nats": MAX_NATS, "snapshots": snapshots}
+    with atomic_write(path) as file:
+        file.write(json.dumps(contents).encode() + b"\n")
