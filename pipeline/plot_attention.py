@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
 from baregpt.weights import read_weights
+from pipeline.common.fonts import font_families, packages_for
 from pipeline.common.inputs import checksum
 from pipeline.common.params import load_params
 from pipeline.common.paths import ATTENTION_PLOT, EXPLORER_PAGE, SNAPSHOTS, WEIGHTS
@@ -36,6 +37,13 @@ def plot_attention(path, text, attn, title):
     )
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     labels = list(text.translate(VISIBLE))
+    families, missing = font_families("".join(labels))
+    if missing:
+        warn(
+            f"{path} has no font for {missing!r}; install one, on Debian with"
+            f" `apt-get install {packages_for(missing)}`"
+        )
+    font = {"fontfamily": families, "fontsize": label_size}
     future = ~np.tri(len(text), dtype=bool)
     for head, panel in enumerate(panels):
         if head >= n_heads:
@@ -45,8 +53,8 @@ def plot_attention(path, text, attn, title):
             np.ma.array(attn[head], mask=future), cmap="viridis", norm=PowerNorm(0.5, 0, 1)
         )
         panel.set_title(f"head {head + 1}", fontsize=12)
-        panel.set_xticks(range(len(text)), labels, fontfamily="monospace", fontsize=label_size)
-        panel.set_yticks(range(len(text)), labels, fontfamily="monospace", fontsize=label_size)
+        panel.set_xticks(range(len(text)), labels, **font)
+        panel.set_yticks(range(len(text)), labels, **font)
         panel.tick_params(length=0, pad=2, labelbottom=True, labelleft=True)
         panel.spines[:].set_visible(False)
     figure.colorbar(image, ax=list(panels), label="attention weight", shrink=0.6)
@@ -54,7 +62,7 @@ def plot_attention(path, text, attn, title):
     figure.supxlabel("key")
     figure.supylabel("query")
     with atomic_write(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # an emoji becomes a box
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # reported above
         figure.savefig(file, format="png")
 
 

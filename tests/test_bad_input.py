@@ -38,9 +38,12 @@ YAML_BOMB = b"a0: &a0 [x, x]\n" + b"".join(
     b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 60)
 )
 YAML_BOMB += b"corpus: *a59\nmodel: {block_size: *a59}\n"
-TOO_SHORT = "a split of the text has {} characters: it must have more than block_size, 32"
+TOO_SHORT = (
+    "the {} split of data/plays.txt has {} characters, but must have more than model.block_size"
+    " (32); use a longer text, {} corpus.validation_fraction (0.1) or decrease model.block_size"
+)
 MISMATCH = "data/vocab.json, data/train.npy and data/validation.npy do not match"
-NOT_SOUND = "data/weights.pkl is not a sound BareGPT weights file"
+NOT_SOUND = "data/weights.pkl is not a valid BareGPT weights file"
 
 
 def both(first, second):
@@ -158,18 +161,18 @@ TABLE = [
         f"but corpus.sha256 is {SHA256}",
     ),
     ("data is a file", "prepare", data_is_a_file, "cannot write data/text.txt: Not a directory"),
-    ("one character", "train", corpus(b"a"), TOO_SHORT.format(0)),
+    ("one character", "train", corpus(b"a"), TOO_SHORT.format("training", 0, "decrease")),
     (
         "too short for the context",
         "train",
         corpus(b"To be, or not to be. " * 9),
-        TOO_SHORT.format(19),
+        TOO_SHORT.format("validation", 19, "increase"),
     ),
     (
         "held-out part too short",
         "train",
         corpus(b"To be, or not to be. " * 15),
-        TOO_SHORT.format(32),
+        TOO_SHORT.format("validation", 32, "increase"),
     ),
     # params.yaml
     (
@@ -348,7 +351,7 @@ TABLE = [
         "more than memory holds",
         "train",
         params(model={"d_model": 10**7}),
-        "out of memory (Unable to allocate",
+        "GB are available; reduce model.d_model (10000000)",
     ),
     # what stages leave each other
     (
@@ -464,8 +467,11 @@ def test_unusual_corpora_work_from_end_to_end(encoded, name):
     (encoded.path / CORPUS).write_text(text, encoding="utf-8")
     prompt = text[1:20]  # after the mark, if there is one
     encoded.set_params(sample={"prompt": prompt}, plot_attention={"prompt": prompt})
-    for stage in ("prepare", "vocab", "train", "sample", "plot_attention"):
+    for stage in ("prepare", "vocab", "train", "sample"):
         assert encoded.stage(stage).stderr == ""
+    err = encoded.stage("plot_attention").stderr  # without emoji, if no font has them
+    assert not err or (err.startswith("warning: data/attention.png has no font for '🎭'"))
+    assert err.count("\n") <= 1
     assert (encoded.path / "data/samples.txt").read_text(encoding="utf-8").count(prompt) >= 2
 
 

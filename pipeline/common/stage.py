@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline.common.inputs import Inputs
 from pipeline.common.paths import DATA
 
-STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+# Windows has no SIGHUP.
+STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 warned = set[str]()
 
 
@@ -41,7 +42,7 @@ def run(main, stage=None):
     A stage's outputs are deleted if its inputs changed while it ran.
     """
     for stop in STOP_SIGNALS:
-        if stop != signal.SIGHUP or signal.getsignal(stop) != signal.SIG_IGN:  # ignored by nohup
+        if stop.name != "SIGHUP" or signal.getsignal(stop) != signal.SIG_IGN:  # ignored by nohup
             signal.signal(stop, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -65,7 +66,8 @@ def run(main, stage=None):
         sys.exit(f"error: {error}")
     except MemoryError as error:
         sys.exit(
-            f"error: out of memory ({error}); reduce the model, train.batch_size or the corpus"
+            f"error: out of memory ({error}); reduce model.block_size, model.d_model,"
+            " model.n_layers, train.batch_size or the corpus"
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

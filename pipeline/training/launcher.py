@@ -3,6 +3,7 @@
 import ctypes
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,12 +33,16 @@ def launch(launcher):
     """Run this command on several ranks and print their output; ValueError, with one line, if they
     or the launcher fail.
     """
+    if platform.system() == "Windows":
+        raise ValueError("ranks.launcher requires Linux or macOS; on Windows, run it in WSL")
     try:
         command = [*shlex.split(launcher), sys.executable, *sys.orig_argv[1:], RANK_FLAG]
     except ValueError as error:
         raise ValueError(
             f"ranks.launcher ({launcher!r}) must be a shell command: {error}"
         ) from None
+    if not shutil.which(command[0]):
+        raise ValueError(f"ranks.launcher: command not found: {command[0]}")
     try:
         process = subprocess.Popen(
             command,
