@@ -68,7 +68,7 @@ def prepare(shape):
 def ours(shape, shards=None):
     """Return a training step of baregpt."""
     from baregpt.trainer import TrainConfig, train
-    from pipeline.common.stage import keep_freed_memory
+    from pipeline.common.process import keep_freed_memory
 
     keep_freed_memory()  # as the train stage does
     model, ids = prepare(shape)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from baregpt.trainer import TrainConfig, train
 from benchmarks.bench import DEFAULT, HERE, NANOGPT, cpu_name, prepare
-from pipeline.common.stage import keep_freed_memory
+from pipeline.common.process import keep_freed_memory
 from pipeline.training.communicator import Communicator
 
 ROUNDS = 2

@@ -42,7 +42,7 @@ def read_recipe(path):
 
 
 def run_baregpt(seed):
-    from pipeline.common.stage import keep_freed_memory
+    from pipeline.common.process import keep_freed_memory
 
     keep_freed_memory()  # as the train stage does
     _, vocab, train_ids, validation_ids = read_splits()

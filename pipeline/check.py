@@ -53,7 +53,7 @@ def check_no_training():
     if not TRAINING_LOCK.exists():
         return
     try:
-        with FileLock(TRAINING_LOCK, timeout=0):
+        with FileLock(TRAINING_LOCK, timeout=10):  # one that was interrupted may be ending
             pass
     except Timeout:
         raise ValueError(

@@ -1,13 +1,18 @@
 """Deliver the records in the outbox, data/undelivered, to MLflow."""
 
+import sys
+
 from pipeline.common.stage import run
-from pipeline.tracking import outbox
+from pipeline.tracking.outbox import WORKER_FLAG, deliver, work
 
 
 def main():
-    count = outbox.deliver()
-    print(f"delivered {count} records" if count else "the outbox is empty")
+    count = deliver()
+    print(f"delivered {count} records" if count else "no records to deliver")
 
 
 if __name__ == "__main__":
-    run(main)
+    if WORKER_FLAG in sys.argv:
+        work()
+    else:
+        run(main)

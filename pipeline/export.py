@@ -10,6 +10,7 @@ from baregpt.weights import read_weights, save_weights
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import PRETRAINED, WEIGHTS
 from pipeline.common.stage import run
+from pipeline.tracking import outbox
 from pipeline.tracking.client import find_training
 
 
@@ -17,7 +18,8 @@ def main():
     model, vocab, metadata = read_weights(WEIGHTS)
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
-    training = find_training(checksum(WEIGHTS))
+    with outbox.limited():
+        training = find_training(checksum(WEIGHTS))
     if training is None or training.info.end_time is None or not training.data.params:
         raise ValueError(
             f"MLflow has no finished training run of {WEIGHTS}; run `dvc repro --force train` first"

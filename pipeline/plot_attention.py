@@ -84,7 +84,7 @@ def main():
     snapshots = read_snapshots(SNAPSHOTS, model.config)
     if refused := write_page(EXPLORER_PAGE, model, vocab, metadata, md5, prompt, snapshots):
         warn(refused)
-    attach_artifacts(WEIGHTS, md5, ATTENTION_PLOT, EXPLORER_PAGE)
+    attach_artifacts(md5, "plot_attention", params, ATTENTION_PLOT, EXPLORER_PAGE)
 
 
 if __name__ == "__main__":

@@ -3,41 +3,40 @@
 from baregpt.weights import read_weights
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import WEIGHTS
+from pipeline.common.record import FINISHED, RunRecord, now
 from pipeline.common.stage import run
 from pipeline.tracking import outbox, store
-from pipeline.tracking.client import Delivery
+from pipeline.tracking.client import send
 from pipeline.tracking.model import log_model
-from pipeline.tracking.record import FINISHED, RunRecord, now
 
 NAME = "baregpt"
 
 
-def register(connection, md5, loss):
+def register(client, experiment_id, md5, loss):
     """Return the version of the registered model that has these weights, and whether it is new."""
-    client, _ = connection
     versions = client.search_model_versions(f"name = '{NAME}'")
     if same := [version for version in versions if version.tags.get("weights.md5") == md5]:
         return same[0].version, False
     tags = {"weights.md5": md5}
     record = RunRecord("weights.md5", tags, status=FINISHED, end=now())
-    delivery = Delivery()
-    delivery.deliver(record, connection, [WEIGHTS])
-    log_model(client, delivery.run_id, WEIGHTS)  # again: it may be missing or incomplete
+    run_id = send(record, [WEIGHTS], client, experiment_id)
+    log_model(client, run_id, WEIGHTS)  # again: it may be missing or incomplete
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME)
-    source = f"{client.get_run(delivery.run_id).info.artifact_uri}/model"
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
     tags |= {"validation_loss": loss}
-    return client.create_model_version(NAME, source, delivery.run_id, tags).version, True
+    return client.create_model_version(NAME, source, run_id, tags).version, True
 
 
 def main():
     _, _, metadata = read_weights(WEIGHTS)
     md5, loss = checksum(WEIGHTS), str(metadata.get("validation_loss"))
-    with store.LOCK:  # two processes would create two versions
-        outbox.deliver_or_warn()
+    with outbox.DeliveryProcess():  # the run of the weights may be in the outbox
+        pass
+    with outbox.limited(), store.LOCK:  # two processes would create two versions
         connection = store.connect()
         try:
-            version, is_new = register(connection, md5, loss)
+            version, is_new = register(*connection, md5, loss)
         except Exception as error:  # of any type: each kind of store has its own
             reason = store.without_secrets(error)
             raise OSError(f"MLflow refused to register the model ({reason})") from None

@@ -28,7 +28,7 @@ def main():
     with atomic_write(SAMPLES) as file:
         file.write("\n".join(samples).encode())
     print(samples[0])
-    attach_artifacts(WEIGHTS, md5, SAMPLES)
+    attach_artifacts(md5, "sample", params, SAMPLES)
 
 
 if __name__ == "__main__":

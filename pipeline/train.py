@@ -18,9 +18,9 @@ from baregpt.trainer import TrainConfig, evaluate, train
 from pipeline.common.inputs import Inputs, checksum
 from pipeline.common.params import load_params
 from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
-from pipeline.common.stage import keep_freed_memory, run, warn
-from pipeline.tracking import outbox
-from pipeline.tracking.record import RunRecord
+from pipeline.common.process import keep_freed_memory
+from pipeline.common.stage import run, warn
+from pipeline.tracking.outbox import DeliveryProcess
 from pipeline.tracking.run_logger import RunLogger, new_record
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
@@ -39,8 +39,8 @@ def main():
     try:
         launch(launcher)
     except BaseException:  # also an interrupt: rank 0 may have been killed before it told MLflow
-        outbox.deliver_or_warn()
-        raise
+        with DeliveryProcess():
+            raise
 
 
 def lock_and_train(communicator=None):
@@ -48,16 +48,18 @@ def lock_and_train(communicator=None):
     if communicator and communicator.rank:
         train_model(communicator)
         return
+    lock = FileLock(TRAINING_LOCK)
     try:
-        with FileLock(TRAINING_LOCK, timeout=0):
-            for path in Inputs("train").outputs():
-                for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed training
-                    temporary.unlink()
-            train_model(communicator)
+        # until this process ends; another that was interrupted may be about to end
+        lock.acquire(timeout=10)
     except Timeout:
         raise ValueError(
             f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
+    for path in Inputs("train").outputs():
+        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed training
+            temporary.unlink()
+    train_model(communicator)
 
 
 def train_model(communicator):
@@ -86,10 +88,11 @@ def train_model(communicator):
         )
 
     # resume
-    if is_root and not state.resume(RunRecord.from_json):
-        state.record = new_record(params, corpus, model)
+    if is_root and not state.resume():
+        record = new_record(params, corpus, model)
         if params.train.init:
-            state.record.tags["init.md5"] = checksum(params.train.init)
+            record.tags["init.md5"] = checksum(params.train.init)
+        state.begin(record)
     if communicator:
         state.progress, interval = communicator.broadcast_state(
             config.shards, fingerprint(inputs), (state.progress, interval), state.arrays
@@ -105,14 +108,14 @@ def train_model(communicator):
     line = vocab.encode(snapshot_line(vocab, validation_ids, model.config))
     snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
     if is_root:
-        logger = RunLogger(state.record, config.steps, completed_steps, characters_per_step)
+        logger = RunLogger(
+            state.record, state.lock, config.steps, completed_steps, characters_per_step
+        )
     with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
         run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
-        with (
-            threadpool_limits(1),
-            ThreadPoolExecutor() as pool,
-        ):  # BLAS threads change the last bits
+        # one BLAS thread, because their number changes the last bits
+        with threadpool_limits(1), ThreadPoolExecutor() as pool:
             map_windows = distribute(pool.map) if distribute else pool.map
             validation_loss = evaluate(model, validation_ids, parallel_map=map_windows)
         if communicator:

@@ -222,7 +222,29 @@ def mlflow_runs(checkout):
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{checkout.path}/mlflow.db")
-    return client, client.search_runs([client.get_experiment_by_name("baregpt").experiment_id])
+    return client, client.search_runs(["1"])  # our experiment, whatever its name
+
+
+def delivered_runs(checkout):
+    """Return the runs after what is in the outbox was delivered: an interrupted training waits for
+    that only a few seconds.
+    """
+    checkout.stage("deliver")
+    return mlflow_runs(checkout)[1]
+
+
+def read_until(process, line):
+    """Read the output of a process up to a line."""
+    while line not in (printed := process.stdout.readline()):
+        assert printed or process.poll() is None, process.stderr.read()
+
+
+def processes(path):
+    """Return process id -> arguments of all processes that work in a folder."""
+    import psutil
+
+    found = psutil.process_iter(["cwd", "cmdline"])  # None: it has just ended, or is not ours
+    return {p.pid: p.info["cmdline"] for p in found if p.info["cwd"] == str(path)}
 
 
 def copy_of(checkout, path):

@@ -72,6 +72,9 @@ def test_changed_params_rerun_only_the_affected_stages(finished):
     finished.set_params(sample={"temperature": 1.5})
     assert stages_run(finished.run("dvc", "repro").stdout) == ["sample"]
     assert md5(finished.path / "data/samples.txt") != before
+    _, (run,) = mlflow_runs(finished)  # its samples.txt is of the second sampling
+    assert run.data.tags["sample.temperature"] == "1.5"
+    assert not [name for name in run.data.params if name.startswith("sample.")]
     finished.set_params(plot_attention={"layer": 0})
     assert stages_run(finished.run("dvc", "repro").stdout) == ["plot_attention"]
 
@@ -94,6 +97,7 @@ def test_changed_files_rerun_only_the_stages_that_use_them(finished, changed, re
 
 
 WITHOUT_EFFECT = (  # on the outputs of a stage: logging, checkpoints, distributing the work
+    "pipeline/common/process.py",
     "pipeline/tracking/",
     "pipeline/training/checkpoint.py",
     "pipeline/training/communicator.py",
@@ -198,12 +202,15 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     assert artifacts == {
         "weights.pkl",
         "vocab.json",
+        "params.yaml",
         "samples.txt",
         "loss.png",
         "model",
         "attention.png",
         "explore.html",
     }
+    params = Path(client.download_artifacts(run.info.run_id, "params.yaml"))
+    assert params.read_bytes() == (finished_checkout.path / "params.yaml").read_bytes()
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]
 

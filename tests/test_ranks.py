@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import servers
-from conftest import Checkout, made_once, mlflow_runs
+from conftest import Checkout, delivered_runs, made_once, mlflow_runs, processes
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"  # which is not on everybody's PATH
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -49,13 +49,6 @@ def alone(encoded_checkout, tmp_path_factory):
         checkout.stage("train")
 
     return made_once(tmp_path_factory, "alone", make)
-
-
-def processes(path):
-    """All processes that work in a folder: id -> arguments."""
-    # None: it has just ended, or is not ours
-    everywhere = psutil.process_iter(["cwd", "cmdline"])
-    return {p.pid: p.info["cmdline"] for p in everywhere if p.info["cwd"] == str(path)}
 
 
 def ranks_of(checkout):
@@ -105,7 +98,7 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_resumes(encoded, al
     assert message in err
     assert err.count("\n") == 1
     assert not processes(encoded.path)
-    assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
+    assert delivered_runs(encoded)[0].info.status == "KILLED"
     if what == "stopped":
         return
     out = train(encoded, "mpirun -n 4").stdout
@@ -154,11 +147,11 @@ def test_no_rank_is_left_when_the_launching_process_is_stopped(encoded, how):
     if how == signal.SIGINT:
         # a second training does not get in the way of the first, nor of its run
         assert "error: another training is running" in encoded.stage("train", code=1).stderr
-        assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
+        assert delivered_runs(encoded)[0].info.status == "RUNNING"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
+        assert delivered_runs(encoded)[0].info.status == "KILLED"
     expected = (-9, "") if how == signal.SIGKILL else (130, "interrupted\n")
     assert (process.returncode, err) == expected
     until = time.monotonic() + 30

@@ -10,19 +10,13 @@ import time
 
 import pytest
 import yaml
-from conftest import Checkout, mlflow_runs
+from conftest import Checkout, delivered_runs, mlflow_runs, read_until
 from servers import fetch, free_port, invoke, running
 
 from baregpt import load_weights
 
 SLOW = {"train": {"steps": 100_000, "evaluation_interval": 10}, "checkpoint": {"interval": 10}}
 QUICK = {"train": {"steps": 300, "evaluation_interval": 10}, "checkpoint": {"interval": 10}}
-
-
-def read_until(process, line):
-    """Read the output of a process up to a line."""
-    while line not in (printed := process.stdout.readline()):
-        assert printed or process.poll() is None, process.stderr.read()
 
 
 def pause_after(process, line):
@@ -277,18 +271,17 @@ def test_a_training_that_is_stopped_has_the_status_killed(encoded, stop):
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "interrupted\n")
-    assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
+    assert delivered_runs(encoded)[0].info.status == "KILLED"
 
 
 def test_the_next_command_marks_a_killed_training(encoded):
     encoded.set_params(**SLOW)
     process = encoded.start("python", "-m", "pipeline.train")
     read_until(process, "step 20:")
+    assert delivered_runs(encoded)[0].info.status == "RUNNING"
     process.kill()
     process.communicate()
-    assert mlflow_runs(encoded)[1][0].info.status == "RUNNING"
-    encoded.stage("deliver")
-    assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
+    assert delivered_runs(encoded)[0].info.status == "KILLED"
 
 
 @pytest.fixture
@@ -325,7 +318,7 @@ def test_a_disk_that_is_full_is_one_line(encoded, small_disk):
     (small_disk / "filler").unlink()
     checkout.set_params(train={"steps": 300})
     assert "ignored checkpoint" in checkout.stage("train").stdout
-    later, former = [run.info.status for run in mlflow_runs(checkout)[1]]
+    later, former = [run.info.status for run in delivered_runs(checkout)]
     assert later == "FINISHED"
     assert former in ("FAILED", "KILLED")  # the former, if a last record still found room
 
@@ -341,7 +334,7 @@ def test_ctrl_c_during_a_delivery_leaves_no_lock_behind(encoded):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (130, "interrupted\n")
-    assert mlflow_runs(encoded)[1][0].info.status == "KILLED"
+    assert delivered_runs(encoded)[0].info.status == "KILLED"
 
 
 def test_a_prompt_that_is_a_boolean_in_yaml_1_1_stays_text(finished):

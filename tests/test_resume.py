@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Checkout, mlflow_runs
+from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -26,12 +26,6 @@ def kill(process):
     """End a process and its children as a power cut would."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-
-
-def until(process, line):
-    """Read what a process prints up to this line."""
-    while line not in (printed := process.stdout.readline()):
-        assert printed or process.poll() is None, process.stderr.read()
 
 
 def checkpoint_of(checkout):
@@ -120,11 +114,11 @@ def test_killed_at_random_moments(long, undisturbed):
 @pytest.mark.parametrize("how", ["interrupted", "no space"])
 def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
-    until(process, "step 120:")
+    read_until(process, "step 120:")
     if how == "interrupted":
         process.send_signal(signal.SIGINT)
         process.communicate()
-        assert mlflow_runs(long)[1][0].info.status == "KILLED"
+        assert delivered_runs(long)[0].info.status == "KILLED"
     else:
         kill(process)
     before = checkpoint_of(long).read_bytes()
@@ -151,7 +145,7 @@ def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undistur
     previous = results(finished)
     finished.set_params(**LONG)
     process = finished.start("dvc", "repro", start_new_session=True)
-    until(process, "step 120:")
+    read_until(process, "step 120:")
     kill(process)
     finished.run("dvc", "checkout", "--force")
     assert results(finished) == previous
@@ -162,10 +156,41 @@ def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undistur
     assert_whole(client, runs[0], STEPS)
 
 
+def test_an_experiment_in_a_temporary_copy_resumes(finished, undisturbed):
+    finished.set_params(**LONG)
+    command = ("dvc", "exp", "run", "--temp", "--name", "long")
+    process = finished.start(*command, start_new_session=True)
+    read_until(process, "step 60:")
+    kill(process)
+    assert "resuming from " in finished.run(*command).stdout
+    client, runs = mlflow_runs(finished)
+    assert len(runs) == 2
+    assert_whole(client, runs[0], STEPS)
+    finished.run("dvc", "exp", "apply", "long")
+    assert results(finished) == results(undisturbed)
+    assert not checkpoint_of(finished)
+
+
+def test_training_ends_with_the_dvc_that_started_it(finished):
+    finished.set_params(**LONG)
+    finished.set_params(train={"steps": 1_000_000})
+    process = finished.start("dvc", "repro", "train")
+    read_until(process, "step 30:")
+    process.send_signal(signal.SIGTERM)  # to DVC alone, which does not pass it on
+    process.communicate()
+    while processes(finished.path):
+        time.sleep(0.1)
+    assert not (finished.path / "data/weights.pkl").exists()
+    assert delivered_runs(finished)[0].info.status == "KILLED"
+    process = finished.start("dvc", "repro", "train", start_new_session=True)
+    read_until(process, "resuming from data/checkpoints/")
+    kill(process)
+
+
 def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed):
     """After an interrupted training: another one, then the first resumes."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
-    until(process, "step 60:")
+    read_until(process, "step 60:")
     kill(process)
     interrupted = checkpoint_of(long)
     long.set_params(train={"learning_rate": 0.004, "steps": 20})
@@ -192,13 +217,16 @@ def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed)
 
 
 def test_the_newest_two_checkpoints_are_kept(encoded):
+    """Whatever the clock says: here the older ones seem to be from the future."""
     encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
-    names = []
+    made = []
     for seed in (1, 2, 3):
         encoded.set_params(train={"seed": seed})
         encoded.stage("train", code=1)
-        names.append(checkpoint_of(encoded).name)
-    assert {path.name for path in encoded.path.glob("data/checkpoints/*")} == {*names[1:]}
+        made += {*encoded.path.glob("data/checkpoints/*")} - {*made}
+        os.utime(made[-1], (2e9 - seed, 2e9 - seed))
+    assert len(made) == 3
+    assert {*encoded.path.glob("data/checkpoints/*")} == {*made[1:]}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +256,7 @@ def rewrite_state(checkpoint, change):
 
 def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
-    until(process, "step 60:")
+    read_until(process, "step 60:")
     kill(process)
     checkpoint = checkpoint_of(long)
     name = str(checkpoint.relative_to(long.path))
@@ -259,7 +287,7 @@ def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
 
 def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
-    until(process, "step 30:")
+    read_until(process, "step 30:")
     process.send_signal(signal.SIGSTOP)
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)

@@ -2,15 +2,19 @@
 
 import json
 import secrets
+import shutil
+import signal
 import socket
+import time
 from contextlib import closing
 
-from conftest import mlflow_runs
+import pytest
+from conftest import Checkout, mlflow_runs, processes, read_until
 from filelock import FileLock
-from servers import Tracking
+from servers import Tracking, answering
 
-from pipeline.tracking import outbox, store
-from pipeline.tracking.record import FINISHED, KILLED, RunRecord, now
+from pipeline.common.record import FINISHED, KILLED, RunRecord, now
+from pipeline.tracking import store
 
 SECRET = secrets.token_hex(16)
 
@@ -26,6 +30,10 @@ def assert_one_warning(err):
     assert "`python -m pipeline.deliver`" in err
 
 
+def records_in(checkout):
+    return list(checkout.path.glob("data/undelivered/*/record.json"))
+
+
 def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     server = Tracking(tmp_path, encoded.environment)
     encoded.environment["MLFLOW_TRACKING_URI"] = server.address.replace(
@@ -35,11 +43,27 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     stages = [encoded.stage(stage) for stage in ("train", "sample", "plot_attention")]
     for process in stages:
         assert_one_warning(process.stderr)
-    assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
+    assert len(records_in(encoded)) == 3
     err = encoded.stage("deliver", code=1).stderr
-    assert err.startswith("error: MLflow cannot reach its store, set by MLFLOW_TRACKING_URI (")
+    assert err.startswith(f"error: MLflow cannot use its store {server.address} (")
 
-    # where a folder should be, so that it takes no files: all else gets there
+    # they belong to the server, whatever a later command has as its store
+    address = encoded.environment.pop("MLFLOW_TRACKING_URI")
+    elsewhere = encoded.stage("deliver")
+    assert elsewhere.stdout == "no records to deliver\n"
+    assert elsewhere.stderr == (
+        f"warning: records in data/undelivered belong to the store {server.address}; set"
+        " MLFLOW_TRACKING_URI to deliver them\n"
+    )
+    encoded.environment["MLFLOW_TRACKING_URI"] = address
+
+    # the clock was set back after the training
+    (path,) = [path for path in records_in(encoded) if '"key": "training"' in path.read_text()]
+    record = json.loads(path.read_text())
+    record["start"] += 10**8
+    path.write_text(json.dumps(record))
+
+    # a file in place of the folder for artifacts, so that it takes none: all else is delivered
     (tmp_path / "artifacts").touch()
     stopped = RunRecord("training", {"training": "stopped"}, status=KILLED, end=now())
     (encoded.path / "data/undelivered/stopped").mkdir()
@@ -50,52 +74,50 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         client, runs = server.runs()
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))
-    assert len(list(encoded.path.glob("data/undelivered/*/record.json"))) == 3
+    assert len(records_in(encoded)) == 3
     (tmp_path / "artifacts").unlink()
 
     with server:
         delivered = encoded.stage("deliver")
         assert delivered.stdout == "delivered 3 records\n"
-        assert_secret([*stages, refused, delivered], encoded.path, tmp_path)
-        assert encoded.stage("deliver").stdout == "the outbox is empty\n"
+        assert_secret([*stages, refused, elsewhere, delivered], encoded.path, tmp_path)
+        assert encoded.stage("deliver").stdout == "no records to deliver\n"
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        made = {
-            "weights.pkl",
-            "vocab.json",
-            "loss.png",
-            "model",
-            "samples.txt",
-            "attention.png",
-            "explore.html",
-        }
-        assert artifacts == made
-    assert not list(encoded.path.glob("data/undelivered/*/"))
+        later = {"samples.txt", "attention.png", "explore.html"}
+        assert (
+            artifacts == {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "model"} | later
+        )
+    assert not records_in(encoded)
 
 
-def test_what_another_keeps_waiting_is_not_lost(encoded, monkeypatch, capsys):
-    """Another, in this checkout, delivers for longer than this one waits."""
-    monkeypatch.chdir(encoded.path)
-    monkeypatch.setattr(store.LOCK, "timeout", 0.1)
-    monkeypatch.setattr(outbox, "warned", set())
-    with FileLock(store.LOCK.lock_file):
-        outbox.enqueue(RunRecord("training", {"training": "one"}, status=FINISHED, end=1))
-        outbox.deliver_or_warn()
-    assert "the run is queued in data/undelivered" in capsys.readouterr().err
+def test_a_lock_that_another_process_holds_does_not_end_training(encoded):
+    file = encoded.path / "pipeline/tracking/store.py"
+    assert "timeout=60)" in file.read_text()
+    file.write_text(file.read_text().replace("timeout=60)", "timeout=0.1)"))
+    lock = encoded.path / "data/undelivered/lock"
+    lock.parent.mkdir()
+    with FileLock(lock):
+        err = encoded.stage("train").stderr
+    assert err.startswith("warning: ")
+    assert "the run is queued in data/undelivered" in err
     assert encoded.stage("deliver").stdout == "delivered 1 records\n"
-    assert mlflow_runs(encoded)[1][0].data.tags["training"] == "one"
+    assert mlflow_runs(encoded)[1][0].info.status == "FINISHED"
 
 
-def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp_path):
+def test_a_server_that_stops_during_a_training_gets_the_rest_from_the_next_stage(encoded, tmp_path):
     encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
     server = Tracking(tmp_path, encoded.environment)
     with server:
         encoded.environment["MLFLOW_TRACKING_URI"] = server.address
         process = encoded.start("python", "-m", "pipeline.train")
-        while "step 60:" not in process.stdout.readline():
-            assert process.poll() is None
+        read_until(process, "step 60:")
+        process.send_signal(signal.SIGSTOP)  # deliveries go on
+        while not (runs := server.runs()[1]) or len(steps_of(server.runs()[0], runs[0])) < 20:
+            time.sleep(0.1)
+    process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0
     assert_one_warning(err)
@@ -106,8 +128,49 @@ def test_a_server_that_goes_halfway_gets_the_rest_from_the_next_run(encoded, tmp
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 401))
+        assert len(steps_of(client, run, "final_train_loss")) == 1
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        assert artifacts == {"weights.pkl", "vocab.json", "loss.png", "model", "samples.txt"}
+        made = {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "model", "samples.txt"}
+        assert artifacts == made
+
+
+def test_training_does_not_wait_for_a_slow_server_and_stops_within_seconds(encoded):
+    """A byte every three seconds: no request ever times out."""
+    encoded.set_params(train={"steps": 200}, checkpoint={"interval": 10})
+    with answering(b"{", pause=3) as address:
+        encoded.environment["MLFLOW_TRACKING_URI"] = address
+        process = encoded.start("python", "-m", "pipeline.train")
+        read_until(process, "best step")  # and then it waits for the server
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=40)
+    assert (process.returncode, err) == (130, "interrupted\n")
+    assert not processes(encoded.path)
+    assert "resuming from" in encoded.stage("train", code=0).stdout
+
+
+@pytest.mark.parametrize("data", [b"{", b"[" + b"0," * (1 << 16)])
+def test_a_delivery_takes_bounded_time_and_memory(encoded, data):
+    """From a server whose answer never ends."""
+    file = encoded.path / "pipeline/tracking/outbox.py"
+    text = file.read_text()
+    assert "DELIVERY_TIMEOUT = 60" in text
+    assert "MAX_MEMORY = 1 << 30" in text
+    seconds, bits = (8, 30) if len(data) == 1 else (60, 28)
+    text = text.replace("DELIVERY_TIMEOUT = 60", f"DELIVERY_TIMEOUT = {seconds}")
+    file.write_text(text.replace("MAX_MEMORY = 1 << 30", f"MAX_MEMORY = 1 << {bits}"))
+    record = RunRecord("training", {"training": "one"}, status=FINISHED, end=1)
+    (encoded.path / "data/undelivered/one").mkdir(parents=True)
+    (encoded.path / "data/undelivered/one/record.json").write_text(json.dumps(vars(record)))
+    program = "import resource, subprocess\n"
+    program += "subprocess.run(['python', '-m', 'pipeline.deliver'])\n"
+    program += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    with answering(data, pause=len(data) == 1) as address:
+        encoded.environment["MLFLOW_TRACKING_URI"] = address
+        process = encoded.run("python", "-c", program)
+    assert process.stderr.startswith("error: MLflow ")
+    assert process.stderr.count("\n") == 1
+    assert int(process.stdout) < 800 << 10
+    assert records_in(encoded)
 
 
 def test_a_server_that_never_answers_does_not_hold_training_up(encoded):
@@ -118,23 +181,76 @@ def test_a_server_that_never_answers_does_not_hold_training_up(encoded):
     assert (encoded.path / "data/weights.pkl").exists()
 
 
-def test_what_was_not_delivered_survives_a_kill_and_another_training(encoded):
+def test_what_was_not_delivered_survives_a_kill_and_another_training(encoded, tmp_path):
     """The record of a training that was given up while the server was down."""
     encoded.set_params(train={"steps": 1_000_000}, checkpoint={"interval": 10})
-    encoded.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
+    server = Tracking(tmp_path, encoded.environment)
+    encoded.environment["MLFLOW_TRACKING_URI"] = server.address
     process = encoded.start("python", "-m", "pipeline.train")
-    while "step 30:" not in process.stdout.readline():
-        assert process.poll() is None
+    read_until(process, "step 30:")
     process.kill()
     process.communicate()
-    del encoded.environment["MLFLOW_TRACKING_URI"]
     encoded.set_params(train={"steps": 20})
-    encoded.stage("train")
-    client, runs = mlflow_runs(encoded)
+    with server:
+        encoded.stage("train")
+        client, runs = server.runs()
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
-    given_up = steps_of(client, runs[1])
+    with server:
+        given_up = steps_of(client, runs[1])
     assert given_up == list(range(1, len(given_up) + 1))
     assert len(given_up) >= 20
+
+
+def test_a_database_that_is_deleted_during_a_training_is_created_again(encoded):
+    encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
+    process = encoded.start("python", "-m", "pipeline.train")
+    read_until(process, "step 60:")
+    process.send_signal(signal.SIGSTOP)
+    while not mlflow_runs(encoded)[1]:
+        time.sleep(0.1)
+    (encoded.path / "mlflow.db").unlink()
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    client, (run,) = mlflow_runs(encoded)
+    assert run.info.status == "FINISHED"
+    assert steps_of(client, run) == list(range(1, 401))
+
+
+def test_a_sweep_may_have_any_name(encoded, tmp_path):
+    """In a copy, as DVC runs what was queued; MLflow's filters cannot quote all names."""
+    copy = Checkout(shutil.copytree(encoded.path, tmp_path / "copy"))
+    copy.environment["DVC_ROOT"] = str(encoded.path)
+    for number in (1, 2):
+        copy.environment["DVC_EXP_NAME"] = f"o'brien\"`%;--{number}"
+        copy.set_params(train={"seed": number})
+        assert copy.stage("train").stderr == ""
+    _, runs = mlflow_runs(encoded)
+    (parent,) = [run for run in runs if "sweep.parent" in run.data.tags]
+    assert parent.data.tags["mlflow.runName"] == "o'brien\"`%;-, from "
+    children = [run for run in runs if run != parent]
+    assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id] * 2
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_an_empty_database_is_replaced_and_a_deleted_experiment_named(encoded):
+    (encoded.path / "mlflow.db").write_bytes(b"")
+    assert encoded.stage("train").stderr == ""
+    client, (run,) = mlflow_runs(encoded)
+    assert run.info.status == "FINISHED"
+    client.delete_experiment("1")
+    err = encoded.stage("sample").stderr
+    assert "experiment baregpt was deleted; restore it with" in err
+    assert "`mlflow experiments restore --experiment-id 1`" in err
+    client.restore_experiment("1")
+    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+
+
+def test_values_too_long_for_mlflow_are_cut_visibly(finished):
+    finished.set_params(sample={"prompt": "What news? " * 700})
+    assert finished.stage("sample").stderr == ""
+    _, (run,) = mlflow_runs(finished)
+    assert run.data.tags["sample.prompt"].endswith("... (7700 characters)")
 
 
 def assert_secret(printed, *folders):

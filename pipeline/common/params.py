@@ -4,7 +4,7 @@ import re
 import reprlib
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from pydantic import model_validator as validator
 
 from pipeline.common.paths import PARAMS
@@ -12,7 +12,8 @@ from pipeline.common.yaml_file import flatten, read_yaml
 
 RENAMED = {"corpus.validation_share": "corpus.validation_fraction"}
 REMOVED = {"model.convolution"}
-NonNegative = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[int, Field(ge=0, lt=1 << 63)]
+Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Prompt = Annotated[str, Field(min_length=1)] | None
 
@@ -30,10 +31,10 @@ class Corpus(Section):
 
 
 class Model(Section):
-    block_size: PositiveInt
-    d_model: PositiveInt
-    n_heads: PositiveInt
-    n_layers: PositiveInt
+    block_size: Positive
+    d_model: Positive
+    n_heads: Positive
+    n_layers: Positive
     rotary: bool
 
     @validator(mode="after")
@@ -48,9 +49,9 @@ class Model(Section):
 
 class Train(Section):
     init: str | None
-    steps: PositiveInt
-    batch_size: PositiveInt
-    shards: PositiveInt
+    steps: Positive
+    batch_size: Positive
+    shards: Positive
     learning_rate: PositiveFloat
     muon_learning_rate: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -59,8 +60,8 @@ class Train(Section):
     beta2: Decay
     clip_norm: PositiveFloat
     dropout: Decay
-    evaluation_interval: PositiveInt
-    evaluation_windows: PositiveInt
+    evaluation_interval: Positive
+    evaluation_windows: Positive
     seed: NonNegative
 
     @validator(mode="after")
@@ -80,7 +81,7 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    interval: PositiveInt
+    interval: Positive
 
 
 class Ranks(Section):
@@ -89,9 +90,9 @@ class Ranks(Section):
 
 class Sample(Section):
     prompt: Prompt
-    count: PositiveInt
-    length: PositiveInt
-    temperature: Annotated[float, Field(ge=0)]
+    count: Positive
+    length: Positive
+    temperature: Annotated[float, Field(ge=0, lt=1e300)]  # what the sampler accepts
     top_k: NonNegative
     seed: NonNegative
 

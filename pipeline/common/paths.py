@@ -18,4 +18,6 @@ EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
 PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
 TRAINING_LOCK = DATA / "training.lock"  # held by a running training
-CHECKPOINTS = DATA / "checkpoints"  # tracked by neither DVC nor git
+# In the checkout itself, where they outlive a temporary copy; tracked by neither DVC nor git.
+CHECKPOINTS = Path(os.path.relpath(CHECKOUT / DATA / "checkpoints"))
+OUTBOX = Path(os.path.relpath(CHECKOUT / DATA / "undelivered"))

@@ -1,15 +1,14 @@
 """Running commands and stages: errors, signals, exit codes, and prompts from params.yaml."""
 
-import ctypes
 import io
 import os
-import platform
 import signal
 import sys
 from pathlib import Path
 
 from pipeline.common.inputs import Inputs
 from pipeline.common.paths import DATA
+from pipeline.common.process import end_with_dvc
 
 # Windows has no SIGHUP.
 STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
@@ -21,18 +20,6 @@ def warn(message):
     if message not in warned:
         print(f"warning: {message}", file=sys.stderr, flush=True)
     warned.add(message)
-
-
-def keep_freed_memory():
-    """Have glibc keep freed memory for the next step: returning it to the kernel and mapping it
-    again takes a tenth of the time of a step.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their maximum; one M_ARENA_MAX, so that threads reuse
-    # each other's memory.
-    for option, value in {-1: (1 << 31) - 1, -3: 32 << 20, -8: 1}.items():
-        ctypes.CDLL(None).mallopt(option, value)
 
 
 def run(main, stage=None):
@@ -47,6 +34,8 @@ def run(main, stage=None):
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the terminal may not have every character
+    if stage and "DVC_STAGE" in os.environ:
+        end_with_dvc()
     try:
         inputs = Inputs(stage) if stage else None
         main()

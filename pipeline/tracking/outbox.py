@@ -1,172 +1,206 @@
 """Run records on disk, in data/undelivered, until MLflow has them.
 
-Training does not depend on MLflow: a record is first written to a folder here, as record.json with
-copies of its artifacts, and then delivered, by the training, the next stage, or `python -m
-pipeline.deliver`. A delivery can be interrupted anywhere, because delivering a record again changes
-nothing.
+Training does not depend on MLflow: a record is written to a folder here, as record.json with copies
+of its artifacts, and a process of its own delivers it. Delivering a record again changes nothing,
+so a delivery can be interrupted anywhere: the next stage, or `python -m pipeline.deliver`, delivers
+what is left.
 """
 
 import contextlib
 import json
 import os
 import shutil
-import signal
-import time
-from pathlib import Path
-
-from filelock import FileLock, Timeout
+import subprocess
+import sys
 
 from baregpt.files import atomic_write
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import CHECKOUT, DATA
-from pipeline.common.stage import STOP_SIGNALS, warn, warned
+from pipeline.common.paths import OUTBOX, WEIGHTS
+from pipeline.common.process import die_with_parent, limits
+from pipeline.common.record import FINISHED, KILLED, RUNNING, RunRecord
+from pipeline.common.stage import warn
 from pipeline.tracking import store
-from pipeline.tracking.client import Delivery
-from pipeline.tracking.record import FINISHED, KILLED, RUNNING, RunRecord, now
+from pipeline.tracking.client import send
 
-UNDELIVERED = Path(os.path.relpath(CHECKOUT / DATA / "undelivered"))
-QUEUE_LOCK = FileLock(UNDELIVERED / "queue.lock", timeout=60)  # not held during requests
-DELIVERY_TIMEOUT = 60  # seconds; after a longer delivery, training makes no other
+DELIVERY_TIMEOUT = 60  # seconds for all records, without their artifacts
+BANDWIDTH = 250_000  # bytes of artifacts per second
+MAX_MEMORY = 1 << 30  # bytes that a delivery may use: a server may answer without end
+STOP_TIMEOUT = 3  # seconds to wait for a delivery when a stage is interrupted
+WORKER_FLAG = "--worker"
+QUEUED = (
+    f"the run is queued in {OUTBOX} and will be delivered by the next stage or by"
+    " `python -m pipeline.deliver`"
+)
+MAX_VALUE = 5900  # characters of a param or tag: MLflow cuts off what is above 6,000, silently
 
 
-def run_lock(name):
-    """Return the lock that a training holds while its run goes on."""
-    UNDELIVERED.mkdir(parents=True, exist_ok=True)
-    return FileLock(UNDELIVERED / f"{name}.lock", timeout=0)
+def shorten(value):
+    """Return a value as text, cut visibly if it is too long for MLflow."""
+    text = str(value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
 
 
-def enqueue(record, files=(), name=None):
-    """Write a record and its artifacts; after an OSError the previous version is intact."""
-    folder = UNDELIVERED / (name or record.name)
-    with QUEUE_LOCK:
+def enqueue(record, files=()):
+    """Write a record and its artifacts; the caller holds its lock. After an OSError the previous
+    version is intact.
+    """
+    folder = OUTBOX / record.name
+    try:
         (folder / "files").mkdir(parents=True, exist_ok=True)
-        for path in files:
-            with atomic_write(folder / "files" / path.name) as file:
-                file.write(path.read_bytes())
-        with atomic_write(
-            folder / "record.json"
-        ) as file:  # last: a folder without it is incomplete
-            file.write(json.dumps(vars(record)).encode())
+    except OSError as error:
+        raise OSError(f"cannot write {folder}: {error.strerror}") from None
+    for path in files:
+        with atomic_write(folder / "files" / path.name) as file:
+            file.write(path.read_bytes())
+    with atomic_write(folder / "record.json") as file:  # last: marks it complete
+        file.write(json.dumps(vars(record)).encode())
 
 
-def attach_artifacts(weights, md5, *paths):
-    """Add artifacts to the run that made these weights, or to a new run if MLflow has none.
+def attach_artifacts(md5, section, params, *paths):
+    """Add outputs of a stage to the run that made the weights with this MD5, or to a new run if
+    MLflow has none; as tags the params that made them, because the params of a run cannot change.
 
     Do nothing if the weights no longer have this MD5: the stage reports that.
     """
-    if checksum(weights) != md5:
+    if checksum(WEIGHTS) != md5:
         return
-    record = RunRecord("weights.md5", {"weights.md5": md5}, status=FINISHED, end=now())
-    enqueue(record, [weights, *paths], f"{md5}-{paths[0].name}")
-    deliver_or_warn()
-
-
-UNREACHABLE = "MLflow is unreachable"
-
-
-def deliver_or_warn():
-    """Deliver all records, or warn that they stay in the outbox; after a warning, do nothing."""
-    if UNREACHABLE in warned:
-        return
-    start = time.monotonic()
-    try:
-        deliver()
-        if (seconds := time.monotonic() - start) > DELIVERY_TIMEOUT:
-            raise OSError(f"MLflow took {seconds:.0f} s to answer")
-    except OSError as error:
-        warned.add(UNREACHABLE)
-        warn(
-            f"{error}; the run is queued in {UNDELIVERED} and will be delivered by the next stage"
-            " or by `python -m pipeline.deliver`"
-        )
-
-
-@contextlib.contextmanager
-def defer_signals():
-    """Defer Ctrl-C until the block ends, because an interrupted MLflow leaves its database locked;
-    a second Ctrl-C interrupts at once.
-    """
-    received = list[int]()
-
-    def handle(number, _):
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    handled = [stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN]
-    previous = {stop: signal.signal(stop, handle) for stop in handled}
-    try:
-        yield
-    finally:
-        for stop, handler in previous.items():
-            signal.signal(stop, handler)
-    if received:
-        raise KeyboardInterrupt
+    tags = {f"{section}.{name}": shorten(value) for name, value in params.model_dump().items()}
+    record = RunRecord("weights.md5", {"weights.md5": md5, **tags}, f"-{section}")
+    record.store = store.store_name()
+    record.finish(FINISHED)
+    lock = record.acquire_lock(timeout=10)
+    enqueue(record, [WEIGHTS, *paths])
+    if lock:
+        lock.release()
+    with DeliveryProcess():
+        pass
 
 
 def queued():
-    """Return (record, its bytes, its folder) of all records, sorted by start time.
-
-    A record says RUNNING but nobody holds its lock: the training was killed.
+    """Return (record, its folder, its bytes) of all records: trainings first, because the other
+    records belong to them. A training that does not hold its lock was killed.
     """
     found = []
-    with QUEUE_LOCK:
-        for folder in UNDELIVERED.glob("*/"):
-            try:
-                written = (folder / "record.json").read_bytes()
-                record = RunRecord.from_json(json.loads(written))
-            except FileNotFoundError:  # an enqueue or a removal was interrupted
-                shutil.rmtree(folder)
-                continue
-            except ValueError as error:
-                warn(f"cannot deliver {folder}, which is left as it is ({error})")
-                continue
-            if record.status == RUNNING:
-                with contextlib.suppress(Timeout), run_lock(folder.name):
-                    record.finish(KILLED)
-            found.append((record, written, folder))
-    return sorted(found, key=lambda entry: entry[0].start)
+    for path in OUTBOX.glob("*/record.json"):
+        data = path.read_bytes()
+        try:
+            record = RunRecord.from_json(json.loads(data))
+        except ValueError as error:
+            warn(f"cannot deliver {path.parent}, which is left as it is ({error})")
+            continue
+        if record.status == RUNNING and not record.is_running():
+            record.finish(KILLED)
+        found.append((record, path.parent, data))
+    return sorted(found, key=lambda entry: entry[0].key != "training")
 
 
-def remove(folder, written):
-    """Remove a delivered record, unless a newer version has replaced it."""
-    with QUEUE_LOCK:
-        if (folder / "record.json").read_bytes() == written:
-            (folder / "record.json").unlink()
-            shutil.rmtree(folder)
-            (UNDELIVERED / f"{folder.name}.lock").unlink(missing_ok=True)
-
-
-deliveries = dict[str, Delivery]()  # by folder name
+def limited():
+    """Return a context that limits the time and the memory that talking to MLflow takes."""
+    size = sum(
+        path.stat().st_size for path in [WEIGHTS, *OUTBOX.glob("*/files/*")] if path.exists()
+    )
+    return limits("MLflow", DELIVERY_TIMEOUT + size // BANDWIDTH, MAX_MEMORY)
 
 
 def deliver():
-    """Deliver all records; return how many were completed.
+    """Deliver the records that belong to the current store; return how many are complete.
 
-    OSError if MLflow refused one of them, after the others have been delivered.
+    OSError if one of them could not be delivered, after all others.
     """
-    failures, done, refused = [], 0, set()
-    with store.LOCK, defer_signals():
-        records = queued()
-        connection = store.connect() if records else None
-        for record, written, folder in records:
+    count, failures, failed, connection = 0, [], set(), None
+    with limited(), store.LOCK:
+        for record, folder, data in queued():
             weights = record.tags.get("weights.md5", folder)
-            if weights in refused:  # their run has to be first
+            if record.store not in (None, store.store_name()):
+                warn(
+                    f"records in {OUTBOX} belong to the store {record.store}; set"
+                    " MLFLOW_TRACKING_URI to deliver them"
+                )
                 continue
-            delivery = deliveries.setdefault(folder.name, Delivery())
+            if weights in failed:  # their run has to be first
+                continue
             try:
-                delivery.deliver(record, connection, sorted((folder / "files").glob("*")))
+                connection = connection or store.connect()
             except OSError as error:
-                failures.append(error)
-                refused.add(weights)
+                failures.append(str(error))
+                break
+            try:
+                send(record, sorted((folder / "files").glob("*")), *connection)
+            except Exception as error:  # of any type: each kind of store has its own
+                failures.append(f"MLflow refused a run ({store.without_secrets(error)})")
+                failed.add(weights)
+                connection = None
                 with contextlib.suppress(OSError):
                     store.connect()  # a server that refuses a request may also hang up
-                connection = store.connect()  # raises if the server is gone
                 continue
             if record.end:
-                remove(folder, written)
-                del deliveries[folder.name]
-                done += 1
+                remove(record, folder, data)
+                count += 1
     if failures:
-        raise failures[0]
-    return done
+        raise OSError(failures[0])
+    return count
+
+
+def remove(record, folder, data):
+    """Remove a delivered record, unless a newer version is there or being written."""
+    if lock := record.acquire_lock():
+        if (folder / "record.json").read_bytes() == data:
+            shutil.rmtree(folder)
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+class DeliveryProcess:
+    """A process that delivers the outbox, so that training never waits for MLflow.
+
+    As a context manager, it is closed at the end.
+    """
+
+    def __init__(self):
+        command = [sys.executable, "-m", "pipeline.deliver", WORKER_FLAG]
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        self.pipe = open(write_end, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # in a session of its own, so that Ctrl-C reaches only this process
+        self.process = subprocess.Popen(
+            command, stdin=read_end, env=environment, start_new_session=True
+        )
+        os.close(read_end)
+
+    def notify(self):
+        """Have it deliver what is in the outbox now."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.pipe.write(b"\n")
+
+    def close(self, timeout=None):
+        """Wait until it has delivered all or failed, at most `timeout` seconds."""
+        self.pipe.close()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return
+        finally:
+            self.process.kill()
+        if self.process.returncode:
+            warn(f"MLflow did not answer; {QUEUED}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
+
+
+def work():
+    """Deliver whenever data comes in on stdin, and at its end; warn of the first failure."""
+    die_with_parent()
+    is_open, has_failed = True, False
+    while is_open:
+        is_open = bool(os.read(sys.stdin.fileno(), 1 << 16))
+        try:
+            deliver()
+        except OSError as error:
+            if not has_failed:
+                warn(f"{error}; {QUEUED}")
+            has_failed = True

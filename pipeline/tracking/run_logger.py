@@ -1,21 +1,40 @@
 """Logging a training: to the terminal, and to its MLflow run."""
 
 import contextlib
+import os
+import re
 import time
+import uuid
+from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
-from pipeline.tracking import outbox
-from pipeline.tracking.client import describe_training
-from pipeline.tracking.record import FAILED, FINISHED, KILLED, RunRecord
+from pipeline.common.paths import CHECKOUT, LOSS_PLOT, PARAMS, VOCAB, WEIGHTS
+from pipeline.common.record import FAILED, FINISHED, KILLED, RunRecord
+from pipeline.common.yaml_file import flatten
+from pipeline.tracking.outbox import DeliveryProcess, enqueue, shorten
+from pipeline.tracking.store import store_name
 
 
 def new_record(params, corpus, model):
-    """Return the record of a training that begins: tags, params and parameter counts."""
-    tags, values = describe_training(params.model_dump(), corpus["md5"])
-    record = RunRecord("training", tags, values)
+    """Return the record of a training that begins, known by its random tag `training`."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    # resolve_tags adds the git commit
+    tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]})
+    if name := os.environ.get("DVC_EXP_NAME"):
+        tags["mlflow.runName"] = name
+        is_queued = Path.cwd() != CHECKOUT  # DVC numbers the experiments that one command queues
+        if is_queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
+            tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
+    record = RunRecord("training", tags, store=store_name())
+    record.params = {
+        name: shorten(value)
+        for name, value in flatten(params.model_dump()).items()
+        if not name.startswith(("sample.", "plot_attention."))  # see attach_artifacts
+    }
+    record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
     counts = {"parameters.total": model.n_parameters}
     for name, parameter in model.parameters.items():  # summed over the blocks
         words = name.split(".")
@@ -26,30 +45,30 @@ def new_record(params, corpus, model):
 
 
 class RunLogger:
-    """Logs the steps of a training. As a context manager it marks the run as failed or killed after
-    an exception.
+    """Logs the steps of a training, and delivers its record to MLflow, for which it does not wait.
+
+    As a context manager, it marks the run as failed or killed after an exception.
     """
 
-    def __init__(self, record, steps, completed_steps, characters_per_step):
-        self.record, self.completed_steps = record, completed_steps
+    def __init__(self, record, lock, steps, completed_steps, characters_per_step):
+        self.record, self.lock, self.completed_steps = record, lock, completed_steps
         self.characters_per_step = characters_per_step
         self.step, self.start = completed_steps, time.perf_counter()
         # disable=None: no bar unless on a terminal
         self.bar = tqdm(initial=completed_steps, total=steps, unit="step", disable=None)
-        self.lock = outbox.run_lock(record.name)
+        self.delivery = DeliveryProcess()
 
     def __enter__(self):
-        self.lock.acquire()
         return self
 
     def __exit__(self, kind, error, traceback):
         self.bar.close()
-        if error and self.step:
-            interrupted = isinstance(error, KeyboardInterrupt)
-            self.record.finish(KILLED if interrupted else FAILED)
+        if error and self.step and not self.record.end:
+            self.record.finish(KILLED if kind is KeyboardInterrupt else FAILED)
             with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
-                self.deliver()
+                enqueue(self.record)
         self.lock.release()
+        self.delivery.__exit__(kind, error, traceback)
 
     def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm):
         """Log a step; print its losses if it has a validation loss."""
@@ -61,7 +80,7 @@ class RunLogger:
             validation_loss=validation_loss,
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,
-            characters_per_second=characters / seconds,
+            characters_per_second=characters / seconds,  # last: see client.send
         )
         if validation_loss is not None:
             self.bar.clear()
@@ -70,13 +89,15 @@ class RunLogger:
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
         self.bar.update()
 
-    def deliver(self, files=()):
-        """Put the record into the outbox and deliver it to MLflow, if it can be reached."""
-        outbox.enqueue(self.record, files)
-        outbox.deliver_or_warn()
+    def deliver(self):
+        """Have the record delivered as it is now."""
+        enqueue(self.record)
+        self.delivery.notify()
 
     def finish(self, metrics):
-        """Log the final metrics and the files of a training that has finished."""
+        """Log the final metrics and the files of a training that has finished, and wait for MLflow
+        to take them, or to fail.
+        """
         self.record.log_metrics(
             metrics["best_step"],
             final_train_loss=metrics["train_loss"],
@@ -84,4 +105,6 @@ class RunLogger:
         )
         self.record.tags["weights.md5"] = checksum(WEIGHTS)
         self.record.finish(FINISHED)
-        self.deliver([WEIGHTS, VOCAB, LOSS_PLOT])
+        enqueue(self.record, [WEIGHTS, VOCAB, LOSS_PLOT])
+        self.lock.release()
+        self.delivery.close()

@@ -1,7 +1,6 @@
 """MLflow's store: its address, and connecting to it.
 
-MLflow is imported in functions, because the import takes seconds and errors in the input are
-reported before it.
+MLflow is imported in functions, because the import takes seconds.
 """
 
 import contextlib
@@ -9,19 +8,19 @@ import logging
 import os
 import re
 import sqlite3
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
-from pipeline.common.paths import CHECKOUT, DATA
+from pipeline.common.paths import CHECKOUT, OUTBOX
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
-EXPERIMENT = "baregpt"
+EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
-# one process at a time writes to the store; Timeout is an OSError
-LOCK = FileLock(CHECKOUT / DATA / "undelivered/lock", timeout=60)
-PATH_COLUMNS = [  # of MLflow's tables
-    "experiments.artifact_location",
+LOCK = FileLock(OUTBOX / "lock", timeout=60)  # held while writing to the store
+ARTIFACT_PATHS = [  # columns of MLflow's tables
     "runs.artifact_uri",
     "logged_models.artifact_location",
     "model_versions.source",
@@ -29,17 +28,18 @@ PATH_COLUMNS = [  # of MLflow's tables
 ]
 
 
-def store_address():
-    """Return MLFLOW_TRACKING_URI, or else the address of the checkout's own SQLite store. Relative
-    paths are relative to the checkout, also in a temporary copy of it.
-    """
-    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}"
-    kind, colon, path = address.partition("sqlite:///")
-    return f"sqlite:///{CHECKOUT / path}" if colon and not kind else address
+def tracking_uri():
+    """Return MLFLOW_TRACKING_URI, or else the address of the checkout's own SQLite store."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+
+
+def store_name():
+    """Return the tracking URI without passwords, by which records remember their store."""
+    return re.sub(r"[^\s'\"/]*@|\?.*|/$", "", tracking_uri())
 
 
 def connect():
-    """Return an MLflow client and our experiment; OSError if the store cannot be reached."""
+    """Return an MLflow client and the id of our experiment; OSError if the store cannot be used."""
     import mlflow
     import mlflow.store.db.utils as database
 
@@ -48,64 +48,94 @@ def connect():
     # Fail in seconds, not minutes, if a server is down; a request sent twice makes two runs.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may contain a password
-    address = store_address()
+    # A pooled connection would go on writing to a database that was deleted.
+    os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
+    database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):  # relative to the checkout, also in a temporary copy of it
+        uri = f"sqlite:///{CHECKOUT / uri.removeprefix('sqlite:///')}"
     try:
-        if address == f"sqlite:///{STORE}":
+        if uri == f"sqlite:///{STORE}":
             create_store()
             relocate_artifacts()
-        mlflow.set_tracking_uri(address)
-        client = mlflow.MlflowClient()
-        if client.get_experiment_by_name(EXPERIMENT) is None:
-            on_a_server = address.startswith(("http://", "https://"))
-            with contextlib.suppress(mlflow.MlflowException):  # another process has created it
-                client.create_experiment(EXPERIMENT, None if on_a_server else ARTIFACTS.as_uri())
-        return client, mlflow.set_experiment(EXPERIMENT)
+        client = mlflow.MlflowClient(uri)
+        return client, get_or_create_experiment(client, uri)
     except Exception as error:  # of any type: each kind of store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
-            reason = (
-                "a folder of files is not supported; convert it with `mlflow migrate-filestore`"
-            )
-        raise OSError(
-            f"MLflow cannot reach its store, set by MLFLOW_TRACKING_URI ({reason})"
-        ) from None
+            reason = "convert this folder of files with `mlflow migrate-filestore`"
+        raise OSError(f"MLflow cannot use its store {store_name()} ({reason})") from None
+
+
+def get_or_create_experiment(client, uri):
+    """Return the id of our experiment; ValueError if it was deleted and can be restored."""
+    from mlflow import MlflowException
+    from mlflow.entities import ViewType
+
+    query = f"tags.`{EXPERIMENT_TAG}` = 'true'"
+    tagged = client.search_experiments(ViewType.ALL, filter_string=query)
+    experiment = tagged[0] if tagged else client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        location = None if re.match("https?://", uri) else ARTIFACTS.as_uri()
+        with contextlib.suppress(MlflowException):  # another process has created it
+            client.create_experiment(EXPERIMENT, location)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+    number = experiment.experiment_id
+    if experiment.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"experiment {experiment.name} was deleted; restore it with"
+            f" `mlflow experiments restore --experiment-id {number}`"
+        )
+    if not tagged:
+        client.set_experiment_tag(number, EXPERIMENT_TAG, "true")
+    return number
 
 
 def create_store():
-    """Create MLflow's SQLite store if it does not exist, atomically: MLflow cannot use an
-    incomplete one.
-    """
+    """Create MLflow's SQLite store if there is none, atomically: MLflow cannot use part of one."""
     import mlflow
 
     with LOCK:
-        if not STORE.exists():
-            temporary = STORE.with_name(f"{STORE.name}.{os.getpid()}.tmp")
-            mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments()
-            os.replace(temporary, STORE)
+        if STORE.exists() and STORE.stat().st_size:
+            return
+        for temporary in CHECKOUT.glob(f"{STORE.name}.*.tmp*"):  # of a killed process
+            temporary.unlink()
+        temporary = STORE.with_name(f"{STORE.name}.{os.getpid()}.tmp")
+        mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments()
+        os.replace(temporary, STORE)
 
 
 def relocate_artifacts():
-    """Update the artifact paths in our store if the checkout was moved or copied: MLflow stores
-    absolute ones (its issue 3144), so those of a copy would lead to the original.
+    """Update the artifact paths in our store that lead to another checkout although the files are
+    here: ours was moved or copied. MLflow's paths are absolute (its issue 3144).
     """
-    query = "SELECT artifact_location FROM experiments WHERE name = ?"
+    here = ARTIFACTS.as_uri()
     with contextlib.closing(sqlite3.connect(STORE, timeout=60)) as store, store:
-        (location,) = store.execute(query, [EXPERIMENT]).fetchone() or [ARTIFACTS.as_uri()]
-        previous = location.removesuffix(f"/{ARTIFACTS.name}")
-        if previous in (location, CHECKOUT.as_uri()):
-            return
-        for column in PATH_COLUMNS:
+
+        def update(column, belongs_here):
             table, name = column.split(".")
-            change = f"UPDATE {table} SET {name} = ?1 || substr({name}, length(?2) + 1)"
-            where = f"WHERE substr({name}, 1, length(?2) + 1) = ?2 || '/'"
-            store.execute(f"{change} {where}", [CHECKOUT.as_uri(), previous])
+            for (uri,) in store.execute(f"SELECT DISTINCT {name} FROM {table}").fetchall():
+                parent, mlruns, rest = f"{uri}/".rpartition(f"/{ARTIFACTS.name}/")
+                folder, new = f"{parent}{mlruns}"[:-1], f"{here}/{rest}"[:-1]
+                if folder.startswith("file:") and folder != here and belongs_here(folder, new):
+                    store.execute(f"UPDATE {table} SET {name} = ? WHERE {name} = ?", (new, uri))
+
+        for column in ARTIFACT_PATHS:
+            update(column, lambda _, new: exists(new))
+        relocated = store.total_changes
+        # where new runs go
+        update("experiments.artifact_location", lambda old, _: relocated or not exists(old))
+
+
+def exists(uri):
+    """Return whether a file URI leads to a file or folder."""
+    return os.path.exists(url2pathname(urlparse(uri).path))
 
 
 def without_secrets(error):
     """Return an error as one line, without passwords and the values of secret variables."""
-    text = str(error)
+    text = str(error) or type(error).__name__
     secret = "PASS|TOKEN|SECRET|KEY|CREDENTIAL|AUTH|TRACKING_URI"
     for name, value in os.environ.items():
         if re.search(secret, name, re.IGNORECASE) and len(value) > 3:

@@ -1,36 +1,31 @@
 """Checkpoints: the complete state of a training, from which it resumes bitwise identically.
 
 A checkpoint is named after the fingerprint of the inputs of its training, so a training only
-resumes from its own, and another experiment in between does not overwrite it.
+resumes from its own, and after its run. It lies in the checkout itself, where it outlives the
+temporary copies in which DVC runs experiments.
 """
 
 import contextlib
 import hashlib
 import json
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from baregpt.files import atomic_write
 from pipeline.common.paths import CHECKPOINTS
+from pipeline.common.record import RunRecord
 from pipeline.common.stage import warn
 from pipeline.training.progress import Progress
 
-MAX_CHECKPOINTS = 2  # older ones are deleted when a new one is written
+MAX_CHECKPOINTS = 2  # of trainings that are not running, besides the one just written
 
 
 def fingerprint(inputs):
     """Return a checksum of everything that determines the result of a training."""
     text = json.dumps([inputs.values, np.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def checkpoint_path(inputs):
-    return CHECKPOINTS / f"{fingerprint(inputs)[:16]}.npz"
-
-
-def newest_first():
-    found = [(path.stat().st_mtime_ns, path) for path in CHECKPOINTS.glob("*.npz")]
-    return [path for _, path in sorted(found, reverse=True)]
 
 
 def state_arrays(model, optimizer):
@@ -42,30 +37,51 @@ def state_arrays(model, optimizer):
     return {"parameters": model.flat, "best": model.flat.copy(), **first, **second}
 
 
-def read_checkpoint(path, names=()):
-    """Return (inputs, progress, record, the named arrays); ValueError if the file is damaged or
-    from another version.
+@dataclass
+class Checkpoint:
+    """A checkpoint on disk, without its arrays.
+
+    number: increases with each checkpoint that is written, whatever the clock says.
     """
+
+    path: Path
+    number: int
+    inputs: dict
+    progress: Progress
+    record: RunRecord
+
+
+def read_checkpoint(path):
+    """Return the Checkpoint in a file; ValueError if it is damaged or from another version."""
     try:
-        with np.load(path) as saved:  # checks the checksum of each array, unpickles nothing
+        with np.load(path) as saved:  # unpickles nothing
             state = json.loads(bytes(saved["state"]))
-            arrays = {name: saved[name] for name in names}
-        return dict(state["inputs"]), Progress(**state["progress"]), state["record"], arrays
-    except OSError:
-        raise
+        progress, record = Progress(**state["progress"]), RunRecord.from_json(state["record"])
+        return Checkpoint(path, int(state["number"]), dict(state["inputs"]), progress, record)
     except Exception as error:  # of any type: the file may hold anything
         raise ValueError(f"it is damaged or from another version: {error}") from None
 
 
-def print_difference(path, inputs):
-    """Print why this training does not resume from a checkpoint."""
+def read_arrays(path, arrays):
+    """Return name -> array with the shapes and dtypes of `arrays`; ValueError as above."""
     try:
-        other, progress, *_ = read_checkpoint(path)
-    except ValueError as error:
-        print(f"ignored checkpoint {path}: {error}")
-        return
-    reason = inputs.differences(other) or "NumPy version differs"
-    print(f"ignored checkpoint {path} after step {progress.completed_steps}: {reason}")
+        with np.load(path) as saved:  # checks the checksum of each array
+            found = {name: saved[name] for name in arrays}
+    except Exception as error:
+        raise ValueError(f"it is damaged or from another version: {error}") from None
+    for name, array in arrays.items():
+        if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
+            raise ValueError(f"{name} does not have the shape and dtype of the model's")
+    return found
+
+
+def all_checkpoints():
+    """Return all that can be read, the newest first."""
+    found = []
+    for path in CHECKPOINTS.glob("*.npz"):
+        with contextlib.suppress(ValueError):
+            found.append(read_checkpoint(path))
+    return sorted(found, key=lambda checkpoint: -checkpoint.number)
 
 
 class TrainingState:
@@ -75,52 +91,80 @@ class TrainingState:
         self.inputs, self.model = inputs, model
         self.arrays = state_arrays(model, optimizer)
         self.progress = progress
-        self.record = None  # the run's MLflow record; on rank 0 only
+        self.record: RunRecord  # of MLflow; with its lock on rank 0 only
+        self.lock = None
+
+    @property
+    def path(self):
+        run = self.record.name[:8]  # two trainings with the same inputs may run, in two copies
+        return CHECKPOINTS / f"{fingerprint(self.inputs)[:16]}-{run}.npz"
+
+    def begin(self, record):
+        """Set the record of a training that starts from the beginning."""
+        self.record, self.lock = record, record.acquire_lock()
 
     def save(self):
         """Write a checkpoint; after an OSError the previous one is intact."""
-        state = {"inputs": self.inputs.values, "progress": vars(self.progress)}
-        state["record"] = vars(self.record)
+        others = [checkpoint for checkpoint in all_checkpoints() if checkpoint.path != self.path]
+        state = {
+            "number": 1 + max((other.number for other in others), default=0),
+            "inputs": self.inputs.values,
+            "progress": vars(self.progress),
+            "record": vars(self.record),
+        }
         try:
-            CHECKPOINTS.mkdir(exist_ok=True)
+            CHECKPOINTS.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot write {CHECKPOINTS}: {error.strerror}") from None
-        with atomic_write(checkpoint_path(self.inputs)) as file:
+        with atomic_write(self.path) as file:
             json_bytes = np.frombuffer(json.dumps(state).encode(), np.uint8)
             np.savez(file, state=json_bytes, **self.arrays)
-        for path in newest_first()[MAX_CHECKPOINTS:]:
-            path.unlink(missing_ok=True)
+        idle = [other for other in others if not other.record.is_running()]
+        for other in idle[MAX_CHECKPOINTS - 1 :]:
+            other.path.unlink(missing_ok=True)
 
     def delete(self):
         """Delete the checkpoint of a training that has finished."""
-        checkpoint_path(self.inputs).unlink(missing_ok=True)
+        for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
+            path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
 
-    def resume(self, parse_record):
+    def resume(self):
         """Load the checkpoint of this training; return whether there was one.
 
-        `parse_record` turns the JSON values of a record into the record, or raises ValueError. For
-        each checkpoint of another training, print how its inputs differ.
+        For each checkpoint of another training, print how its inputs differ.
         """
-        path = checkpoint_path(self.inputs)
-        for other in newest_first():
-            if other != path:
-                print_difference(other, self.inputs)
-        if not path.exists():
-            return False
-        try:
-            _, progress, record, saved = read_checkpoint(path, self.arrays)
-            record = parse_record(record)
+        own = fingerprint(self.inputs)[:16]
+        for path in sorted(CHECKPOINTS.glob("*.npz")):
+            if not path.name.startswith(own):
+                print_difference(path, self.inputs)
+        for path in sorted(CHECKPOINTS.glob(f"{own}*.npz")):
+            try:
+                checkpoint = read_checkpoint(path)
+                lock = checkpoint.record.acquire_lock(timeout=5)
+                if lock is None:
+                    continue  # it is running, in another copy
+                saved = read_arrays(path, self.arrays)
+            except ValueError as error:
+                warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
+                path.replace(path.with_suffix(".damaged"))
+                continue
             for name, array in self.arrays.items():
-                if (saved[name].shape, saved[name].dtype) != (array.shape, array.dtype):
-                    raise ValueError(f"{name} does not have the shape and dtype of the model's")
-        except ValueError as error:
-            warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
-            path.replace(path.with_suffix(".damaged"))
-            return False
-        for name, array in self.arrays.items():
-            array[...] = saved[name]
-        self.progress, self.record = progress, record
-        print(f"resuming from {path} after step {progress.completed_steps}")
-        return True
+                array[...] = saved[name]
+            self.progress, self.record, self.lock = checkpoint.progress, checkpoint.record, lock
+            print(f"resuming from {path} after step {self.progress.completed_steps}")
+            return True
+        return False
+
+
+def print_difference(path, inputs):
+    """Print why this training does not resume from a checkpoint."""
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        print(f"ignored checkpoint {path}: {error}")
+        return
+    reason = inputs.differences(checkpoint.inputs) or "NumPy version differs"
+    steps = checkpoint.progress.completed_steps
+    print(f"ignored checkpoint {path} after step {steps}: {reason}")

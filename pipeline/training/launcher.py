@@ -1,22 +1,15 @@
 """Starting this command on several MPI ranks, with `ranks.launcher`."""
 
-import ctypes
-import platform
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 
 import psutil
 
+from pipeline.common.process import die_with_parent
+
 RANK_FLAG = "--rank"  # argument of a process that was launched as a rank
-
-
-def die_with_parent():
-    """On Linux, have the kernel send SIGTERM to this process when its parent exits."""
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def terminate_all(launcher):

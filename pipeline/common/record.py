@@ -3,9 +3,12 @@
 import time
 from dataclasses import dataclass, field
 
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as MLflow has them
+from pipeline.common.paths import OUTBOX
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"  # as in MLflow
 
 
 def now():
@@ -17,13 +20,18 @@ def now():
 class RunRecord:
     """Everything that is to be logged of a run.
 
-    key: the tag whose value identifies the run. metrics: [name, value, time, step].
+    key: the tag whose value, a checksum or a random number, identifies the run. suffix: tells apart
+    several records of a run. store: the address of the store that it belongs to; None for any.
+    metrics: [name, value, time, step]. texts: file name -> contents of an artifact.
     """
 
     key: str
     tags: dict[str, str]
+    suffix: str = ""
+    store: str | None = None
     params: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
     status: str = RUNNING
     start: int = field(default_factory=now)
     end: int | None = None
@@ -44,7 +52,25 @@ class RunRecord:
     @property
     def name(self):
         """The name of its folder in the outbox."""
-        return self.tags[self.key]
+        return f"{self.tags[self.key]}{self.suffix}"
+
+    def acquire_lock(self, timeout=0):
+        """Return the lock of the process that writes the record, None if another holds it. A
+        training holds it until it ends.
+        """
+        lock = FileLock(OUTBOX / f"{self.name}.lock")
+        try:
+            OUTBOX.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout)
+        except Timeout:
+            return None
+        return lock
+
+    def is_running(self):
+        """Return whether a process holds the lock."""
+        if lock := self.acquire_lock():
+            lock.release()
+        return lock is None
 
     def log_metrics(self, step, **values):
         """Add the metrics of a step; None is skipped."""
