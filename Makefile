@@ -21,24 +21,24 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help setup extras repro seconds minute best check test torture ui sample explore shakespeare bench lint clean notebook register
 
 help:
-	@echo "make repro        reproduce the pipeline, from the corpus to the attention maps"
-	@echo "make seconds      train with the recipe in recipes/seconds.txt, as a DVC experiment"
-	@echo "make minute       train with the recipe in recipes/minute.txt"
-	@echo "make best         train with the recipe in recipes/best.txt, in about a quarter of an hour"
-	@echo "make sample       generate text from the trained weights, in the terminal"
-	@echo "make explore      open the explorer, a page that runs the trained weights, else the included ones"
-	@echo "make ui           start the MLflow UI at port 5000 (UI_PORT=5001: at another)"
-	@echo "make register     register the trained weights in MLflow's model registry"
-	@echo "make notebook     execute the notebook in place"
+	@echo "make repro        run the pipeline, from the corpus to the attention maps"
+	@echo "make seconds      train a small model in seconds (recipes/seconds.txt), as a DVC experiment"
+	@echo "make minute       train a model in about a minute (recipes/minute.txt), as a DVC experiment"
+	@echo "make best         train the best model in about a quarter of an hour (recipes/best.txt), as a DVC experiment"
+	@echo "make sample       generate text in the terminal, with the trained model or the included one"
+	@echo "make explore      open the explorer, a page that runs the trained model, or the included one, in the browser"
+	@echo "make ui           start the MLflow UI on port 5000, or on another with UI_PORT=5001"
+	@echo "make register     register the trained weights in the MLflow model registry"
+	@echo "make notebook     execute the notebook and save its outputs"
 	@echo "make test         run all tests"
-	@echo "make check        run the fast tests, which need neither DVC, MLflow nor a browser"
-	@echo "make torture      kill trainings and load damaged weights files by the thousand, in about twenty minutes"
+	@echo "make check        run the fast tests, which do not need DVC, MLflow or a browser"
+	@echo "make torture      stress tests: kill training at 60 random moments, load 100,000 damaged weights files; about 20 minutes"
 	@echo "make lint         check style and types"
 	@echo "make shakespeare  download the tiny Shakespeare corpus to data/shakespeare.txt"
 	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick for a short run)"
-	@echo "make setup        set up the environment, .venv"
+	@echo "make setup        set up the environment in .venv"
 	@echo "make extras       install optional dependencies: SSH and S3 remotes, PostgreSQL, MPI"
-	@echo "make clean        remove build outputs; keep corpora, MLflow runs and the DVC cache"
+	@echo "make clean        remove .venv and all outputs; keep corpora, MLflow runs and the DVC cache"
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 

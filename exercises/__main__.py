@@ -25,13 +25,13 @@ def check(exercises):
             problem = exercise.check(exercise.load())
         except Problem as error:
             problem = [str(error)]
-        title = f"{exercise.number:2} {exercise.name:<24}"
+        title = f"{exercise.number:2} {exercise.name:<25}"
         if problem:
-            print(title + " not right yet" if len(problem) > 1 else title)
+            print(f"{title}not yet")
             for sentence in problem:
                 print(f"   {sentence}")
             return exercise
-        print(f"{title} right")
+        print(f"{title}right")
     return None
 
 

@@ -131,8 +131,10 @@ class Exercise:
         lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         where = f" in line {line} of {self.file}" if line else ""
-        reason = error.msg if isinstance(error, SyntaxError) else error
-        return f"{type(error).__name__}{where}: {' '.join(str(reason).split()).rstrip('.')}"
+        reason = str(error.msg if isinstance(error, SyntaxError) else error)
+        if reason.startswith("matmul:"):
+            reason = "the shapes of a matrix product do not fit"
+        return f"{type(error).__name__}{where}: {' '.join(reason.split()).rstrip('.')}"
 
     def _name_the_wrong(self, wrong, expected):
         """A phrase on each wrong array, and on those that are right."""

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -93,6 +94,29 @@ def test_the_derivations_end_at_lines_of_the_code():
         path = re.findall(r"\]\(\.\./(baregpt/\w+\.py)\)", text[: quote.start()])[-1]
         lines = {line.strip() for line in (ROOT / path).read_text().splitlines()}
         assert set(quote[1].splitlines()) <= lines, path
+
+
+@pytest.mark.parametrize("heading", ["A LayerNorm before the head", "RMSNorm"])
+def test_the_worked_changes_of_the_model_apply_and_pass_its_tests(heading, tmp_path):
+    page = (ROOT / "docs/change-the-model.md").read_text()
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    for path in [
+        *ROOT.glob("baregpt/*.py"),
+        *ROOT.glob("exercises/*.py"),
+        *ROOT.glob("tests/*.py"),
+    ]:
+        copy = tmp_path / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    for diff in re.findall(r"^```diff\n(.*?)^```", section, re.DOTALL | re.MULTILINE):
+        subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, check=True)
+    fast = "layers or change3 or not gradients"  # one gradient check of the whole model is enough
+    command = [sys.executable, "-m", "pytest", "-q", "-k", fast]
+    command += ["tests/test_layers.py", "tests/test_model.py"]
+    tests = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    outcome = re.search(r"^(\d+) passed, (\d+) deselected", tests.stdout, re.MULTILINE)
+    assert outcome, tests.stdout
+    assert f"```\n{int(outcome[1]) + int(outcome[2])} passed\n```" in section
 
 
 def test_the_drawing_of_a_block_uses_the_names_of_the_code():

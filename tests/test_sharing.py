@@ -97,7 +97,7 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
     elsewhere = Checkout(tmp_path / "elsewhere")
     elsewhere.path.mkdir()
     elsewhere.environment |= home
-    script(elsewhere, get, **{"<address of this repository>": hub})
+    script(elsewhere, get, **{"<URL of this repository>": hub})
     for name in ("weights.pkl", "text.txt", "samples.txt"):
         assert same(elsewhere.path / name, checkout.path / "data" / name)
 

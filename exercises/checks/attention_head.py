@@ -30,8 +30,9 @@ def attention_head(query, key, value):
 
 
 def cases():
-    query, key, value = np.random.default_rng(7).normal(size=(3, 5, 4))
-    yield (query, key, value), attention_head(query, key, value)
+    for length in (5, 3):
+        query, key, value = np.random.default_rng(7).normal(size=(3, length, 4))
+        yield (query, key, value), attention_head(query, key, value)
 
 
 def with_weights(weights):
@@ -78,11 +79,12 @@ EXERCISE = Exercise(
             lambda scores, seen: softmax_where(seen.T, scores)
         ): "The mask is on the wrong "
         "side: it hides the earlier positions and shows the later ones.",
-        with_weights(lambda scores, seen: softmax_where(np.tri(5, k=-1) > 0, scores)): (
+        with_weights(lambda scores, seen: softmax_where(np.tri(len(scores), k=-1) > 0, scores)): (
             "The mask hides too much: a position must see itself."
         ),
-        with_weights(lambda scores, seen: softmax_where(np.tri(5, k=1) > 0, scores)): "The mask "
-        "shows too much: each position sees one that is later.",
+        with_weights(
+            lambda scores, seen: softmax_where(np.tri(len(scores), k=1) > 0, scores)
+        ): "The mask shows too much: each position sees one that is later.",
         with_weights(lambda scores, seen: seen * layers.softmax(scores)): "The mask is applied "
         "after the softmax, so the rows of weights no longer sum to 1.",
         with_weights(lambda scores, seen: softmax_where(seen, scores, hidden=0)): "The hidden "

@@ -56,7 +56,13 @@ function rules(ids, characters) {
   };
 }
 
-function* habits(reader, characters) {  // for each head: the rule that exceeds an even spread most, averaged over queries
+function divergence(share, even) {  // of a share that exceeds an even spread, in nats: a narrow rule counts more than a wide one
+  if (share <= even) return 0;
+  const term = (p, q) => p > 0 && q > 0 ? p * Math.log(p / q) : 0;
+  return term(share, even) + term(1 - share, 1 - even);
+}
+
+function* habits(reader, characters) {  // for each head: the rule that tells its attention best from an even spread
   const {n_layers: L, n_heads: H} = reader.model.config, ids = reader.ids, N = ids.length;
   const tests = Object.entries(rules(ids, characters)), found = [];
   for (let l = 0; l < L; l++) {
@@ -74,7 +80,7 @@ function* habits(reader, characters) {  // for each head: the rule that exceeds 
           }
         });
       }
-      const [k] = top_indices(shares.map((share, k) => share - even[k]), 1);
+      const [k] = top_indices(shares.map((share, k) => divergence(share, even[k])), 1);
       found.push(N > FIRST_QUERY ? {rule: tests[k][0], share: shares[k], even: even[k], entropy} : null);
     }
   }

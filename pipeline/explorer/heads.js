@@ -1,6 +1,7 @@
 // Attention heads: the overview of all layers and heads, the table by importance, and the selected head in full.
 
 const SPREAD = .9;  // attention whose entropy is above this fraction of an even spread's counts as spread evenly
+const MIXED = .2;  // a rule that explains less than this is not all that a head does
 const REPORTED = .0005;  // nats: an effect below it shows as zero
 const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, habit, box}
 
@@ -8,7 +9,7 @@ function habit_text(habit) {
   if (!habit) return "";
   const {rule, share, even, entropy} = habit;
   if (entropy > SPREAD) return `spread evenly (entropy ${percent(entropy)} of the maximum)`;
-  return `${percent(share)} on ${rule} (an even spread: ${percent(even)})`;
+  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (an even spread: ${percent(even)})`;
 }
 
 const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
