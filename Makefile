@@ -49,10 +49,10 @@ setup: .venv/.installed
 ORIGIN := import os, sys; print(os.getcwd(), sys.base_prefix, *sys.version_info[:2])
 
 .venv/.created: FORCE
-	@[ -L .venv ] && [ -e .venv ] && exit; \
-		[ -x $(BIN)/python ] && [ -e $@ ] && [ "$$($(WANTED) -c '$(ORIGIN)' 2>/dev/null)" = "$$(cat $@)" ] || { \
-		$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT requires Python 3.11 or newer, but this is " + sys.version.split()[0] + "; choose another with `make PYTHON=...`")' \
-		&& rm -rf .venv && $(PYTHON) -m venv .venv && $(BIN)/python -c '$(ORIGIN)' >$@; }
+	@if [ -e .venv ] && [ -L .venv ]; then exit; fi; \
+	if [ -x $(BIN)/python ] && [ "$$($(WANTED) -c '$(ORIGIN)' 2>/dev/null)" = "$$(cat $@ 2>/dev/null)" ]; then exit; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: BareGPT requires Python 3.11 or newer, but this is " + sys.version.split()[0] + "; choose another with `make PYTHON=...`")' \
+		&& if [ -L .venv ]; then rm .venv; fi && $(PYTHON) -m venv --clear .venv && $(BIN)/python -c '$(ORIGIN)' >$@
 
 FORCE:
 

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 
-from baregpt import load_pretrained
+from baregpt import GPT, Config, load_pretrained, save_weights
 
 NAME = "inference_inspect.ipynb"
 
@@ -29,7 +29,13 @@ def outputs(notebook):
     return kinds
 
 
-def test_it_runs_from_top_to_bottom_in_any_folder(stored, tmp_path):
+@pytest.mark.parametrize("block_size", [None, 4], ids=["included weights", "short context"])
+def test_it_runs_from_top_to_bottom_in_any_folder(stored, tmp_path, block_size):
+    if block_size:  # weights of one's own
+        (tmp_path / "data").mkdir()
+        vocab = load_pretrained()[1]
+        model = GPT(Config(len(vocab), block_size, d_model=8, n_heads=2, n_layers=1))
+        save_weights(tmp_path / "data/weights.pkl", model, vocab)
     notebook = copy.deepcopy(stored)
     for cell in notebook.cells:
         if cell.cell_type == "code":

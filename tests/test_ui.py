@@ -1,5 +1,7 @@
 """What a person sees who runs `make ui` and looks at a finished run."""
 
+import socket
+
 import servers
 from conftest import ROOT, lend_environment, mlflow_runs
 from playwright.sync_api import expect
@@ -53,6 +55,17 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         explorer.locator("#step").click()
         expect(explorer.locator("#says")).to_contain_text("character 5 of 5")
         page.close()
+
+
+def test_a_port_that_is_taken_is_one_line(fresh):
+    lend_environment(fresh)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        err = fresh.run("make", "ui", f"UI_PORT={port}", code=2).stderr
+    assert err.startswith(f"error: port {port} cannot be used ([Errno ")
+    line = err.splitlines()[0]
+    assert line.endswith("`make ui UI_PORT=5001` or `python -m pipeline.ui --port 5001`")
+    assert not (fresh.path / "mlflow.db").exists()
 
 
 def test_the_screenshot_in_the_docs_is_there():
