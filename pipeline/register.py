@@ -34,9 +34,9 @@ def main():
     with outbox.DeliveryProcess():  # the run of the weights may be in the outbox
         pass
     with outbox.limited(), store.LOCK:  # two processes would create two versions
-        connection = store.connect()
+        client, experiment_id = store.connect()
         try:
-            version, is_new = register(*connection, md5, loss)
+            version, is_new = register(client, experiment_id, md5, loss)
         except Exception as error:  # of any type: each kind of store has its own
             reason = store.without_secrets(error)
             raise OSError(f"MLflow refused to register the model ({reason})") from None

@@ -143,8 +143,8 @@ def run_steps(steps, state, interval, logger, communicator, snapshots):
         finite = math.isfinite(validation_loss or 0)
         if not finite or (is_due and not np.isfinite(state.model.flat).all()):
             raise ValueError(
-                f"training diverged at step {step} (gradient norm {norm:.4g}, learning rate"
-                f" {learning_rate:.4g}); reduce the learning rate"
+                f"training diverged at step {step} (gradient norm {norm:.4g}): lower the learning"
+                f" rate ({learning_rate:.4g})"
             )
         if state.progress.add(step, train_loss, validation_loss):
             state.arrays["best"][:] = state.model.flat

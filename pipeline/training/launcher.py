@@ -1,5 +1,6 @@
 """Starting this command on several MPI ranks, with `ranks.launcher`."""
 
+import platform
 import shlex
 import shutil
 import subprocess
