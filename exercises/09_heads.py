@@ -8,7 +8,7 @@ x W_qkv, for B sequences of T positions, flattened to N = B·T rows. With d = D 
     query, key, value   (B, H, T, d) each: the same numbers, sorted by sequence and head
     query = query / √d  a dot product of d terms grows like √d; this keeps it at about 1
     head_out            (B, H, T, d): for each sequence and head, exercise 7
-    head_out (N, D)     the heads side by side: first d columns from head 0, then d from head 1, ...
+    head_out (N, D)     the heads concatenated: d columns from head 0, then d from head 1, ...
 
 Question: follow these lines in reverse order. `reshape` alone never changes the order of the
 numbers. To bring the axes B, H, T, d into another order you need `transpose` or `swapaxes` as well.
@@ -25,7 +25,7 @@ import numpy as np
 def heads_backward(dhead_out, query, key, value, attn, head_backward):
     """Return dqkv (N, 3D).
 
-    dhead_out (N, D), heads side by side; query, key, value (B, H, T, d) each, the query divided by
+    dhead_out (N, D), heads concatenated; query, key, value (B, H, T, d) each, the query divided by
     √d; attn (B, H, T, T).
     """
     ...

@@ -36,7 +36,18 @@ def check(exercises):
 
 
 def main(arguments=None):
-    """Return the exit code: 0 if all that was asked for is right."""
+    """Return the exit code: 0 if all that was asked for is right, 130 after Ctrl-C."""
+    try:
+        return run(arguments)
+    except (OSError, ValueError) as error:  # of the training
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+
+
+def run(arguments):
     parser = argparse.ArgumentParser(prog="python -m exercises", description=__doc__)
     add = parser.add_argument
     add("exercise", nargs="?", type=number_or_train, help=f"1 to {COUNT}, or train (default: all)")

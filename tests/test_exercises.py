@@ -289,6 +289,19 @@ def test_invalid_arguments_are_refused(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_training_without_the_plays_or_interrupted_ends_in_a_line(solve, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    solve(ANSWERS)
+    monkeypatch.setattr(training, "PLAYS", ROOT / "data/missing.txt")
+    assert main(["train"]) == 1
+    assert re.fullmatch("error: .*No such file.*missing.txt'\n", capsys.readouterr().err)
+    solve(ANSWERS | {"choose": interrupt})
+    assert main(["12"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
+
+
 def test_all_right_leads_to_the_training(solve, capsys):
     solve(ANSWERS)
     assert main([]) == 0

@@ -11,7 +11,7 @@ attention = layers.attention  # kept, because training replaces it
 def one_head(query, key, value, kv=None):
     """Run baregpt's attention on one sequence and one head with these queries, keys and values.
 
-    The rows of x are query, key and value side by side, and w_qkv selects one of the three for the
+    The rows of x are query, key and value concatenated, and w_qkv selects one of the three for the
     query, one for the key and one for the value, each padded with zeros to the width of x. As
     `attention` divides the query by √width, w_qkv multiplies it by that.
     """

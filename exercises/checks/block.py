@@ -26,7 +26,8 @@ backward = FunctionType(
 
 def block_backward(dy, ln1_backward, attention_backward, ln2_backward, mlp_backward):
     layers_backward = ln1_backward, attention_backward, ln2_backward, mlp_backward
-    saved = layers.Saved(**dict(zip(LAYERS, layers_backward)), attn_mask=None, mlp_mask=None)
+    saved = layers.Saved(**dict(zip(LAYERS, layers_backward)))
+    saved.attn_dropout_mask = saved.mlp_dropout_mask = None
     return backward(dy, saved)[0]
 
 

@@ -79,8 +79,8 @@ def heads_not_swapped(by_part):
 
 
 ORDERS = {
-    heads_not_swapped: "The axes are not swapped back: in each row of dqkv, the heads must lie "
-    "side by side.",
+    heads_not_swapped: "The axes are not swapped back: each row of dqkv must "
+    "have the heads of one position, concatenated.",
     lambda by_part: by_part.transpose(2, 0, 3, 1, 4): "The result is (3, B, H, T, d) in memory: a "
     "row of dqkv belongs to one position, and holds query, key and value of all its heads.",
     lambda by_part: by_part.transpose(2, 0, 1, 3, 4): "The result is (3, B, T, H, d) in memory: "
@@ -128,8 +128,8 @@ EXERCISE = Exercise(
         },
         scaled(lambda d, D: (1, d, 1)): "The key's part is multiplied by √d: it takes the divided "
         "query as it is saved.",
-        split_by_reshape_alone: "dhead_out is split by reshape alone: its columns are the heads "
-        "side by side, so T comes before H in memory.",
+        split_by_reshape_alone: "dhead_out is split by reshape alone: its rows are the "
+        "concatenated heads, so T comes before H in memory.",
     },
     (
         "Bring dhead_out from (N, D) to (B, T, H, d) by reshape, and then to (B, H, T, d) by "
