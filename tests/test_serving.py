@@ -205,3 +205,19 @@ def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
     with pytest.raises(ValueError, match="not a sound BareGPT weights file"):
         mlflow.pyfunc.load_model(str(model))
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"), [("length", -1, "at least 0"), ("seed", -2, "-1 (random) or")]
+)
+def test_an_error_names_the_param_of_the_request(name, value, rule):
+    from mlflow.exceptions import MlflowException
+
+    from baregpt.weights import PRETRAINED
+    from pipeline.tracking.model import DEFAULTS
+    from pipeline.tracking.served_model import TextGenerator
+
+    with pytest.raises(MlflowException, match=f"^{name} must be ") as error:
+        TextGenerator(PRETRAINED).predict({"prompt": ["K"]}, DEFAULTS | {name: value})
+    assert rule in str(error.value)
+    assert str(error.value).endswith(f"got {value}")

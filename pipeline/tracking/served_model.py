@@ -23,6 +23,10 @@ class TextGenerator:
         sampling = params["length"], params["temperature"], params["top_k"]
         seed = None if params["seed"] == -1 else params["seed"]
         try:
+            if params["length"] < 0:
+                raise ValueError(f"length must be at least 0, got {params['length']}")
+            if params["seed"] < -1:
+                raise ValueError(f"seed must be -1 (random) or at least 0, got {params['seed']}")
             streams = [generate(self.model, self.vocab, one, *sampling, seed) for one in prompts]
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
