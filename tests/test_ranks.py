@@ -165,7 +165,7 @@ def test_a_divergence_is_reported_once(encoded):
     encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     err = train(encoded, "mpirun -n 2", code=1).stderr
     assert err.startswith(
-        "error: training diverged at step 2 (loss nan, gradient norm nan): lower the learning rate ("
+        "error: training diverged at step 2 (loss nan, gradient norm nan): lower the learning rate"
     )
     assert err.count("\n") == 1
     assert mlflow_runs(encoded)[1][0].info.status == "FAILED"

@@ -304,7 +304,7 @@ def test_a_training_that_diverges_keeps_its_last_checkpoint(long):
     long.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     err = long.stage("train", code=1).stderr
     assert err.startswith(
-        "error: training diverged at step 2 (loss nan, gradient norm nan): lower the learning rate ("
+        "error: training diverged at step 2 (loss nan, gradient norm nan): lower the learning rate"
     )
     assert checkpoint_of(long)
     assert not (long.path / "data/weights.pkl").exists()
