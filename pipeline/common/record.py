@@ -16,6 +16,15 @@ def now():
     return int(time.time() * 1000)
 
 
+MAX_VALUE = 5900  # characters of a param or tag: MLflow cuts off what is above 6,000, silently
+
+
+def shorten(value):
+    """Return a value as text, cut visibly if it is too long for MLflow."""
+    text = str(value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
+
+
 @dataclass
 class RunRecord:
     """Everything that is to be logged of a run.

@@ -17,7 +17,7 @@ from baregpt.files import atomic_write
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import OUTBOX, WEIGHTS
 from pipeline.common.process import die_with_parent, limits
-from pipeline.common.record import FINISHED, KILLED, RUNNING, RunRecord
+from pipeline.common.record import FINISHED, KILLED, RUNNING, RunRecord, shorten
 from pipeline.common.stage import warn
 from pipeline.tracking import store
 from pipeline.tracking.client import send
@@ -31,13 +31,6 @@ QUEUED = (
     f"the run is queued in {OUTBOX} and will be delivered by the next stage or by"
     " `python -m pipeline.deliver`"
 )
-MAX_VALUE = 5900  # characters of a param or tag: MLflow cuts off what is above 6,000, silently
-
-
-def shorten(value):
-    """Return a value as text, cut visibly if it is too long for MLflow."""
-    text = str(value)
-    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}... ({len(text)} characters)"
 
 
 def enqueue(record, files=()):

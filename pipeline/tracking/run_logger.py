@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import CHECKOUT, LOSS_PLOT, PARAMS, VOCAB, WEIGHTS
-from pipeline.common.record import FAILED, FINISHED, KILLED, RunRecord
+from pipeline.common.record import FAILED, FINISHED, KILLED, RunRecord, shorten
 from pipeline.common.yaml_file import flatten
-from pipeline.tracking.outbox import DeliveryProcess, enqueue, shorten
+from pipeline.tracking.outbox import DeliveryProcess, enqueue
 from pipeline.tracking.store import store_name
 
 
