@@ -116,11 +116,7 @@ def test_a_checkout_of_another_user(finished):
 def test_another_python_than_that_of_the_environment(fresh):
     err = fresh.run(sys.executable, "-S", "-m", "pipeline.prepare", code=1).stderr
     assert err.startswith(f"error: {sys.executable} does not have dvc, filelock, ")
-<<<<<<< HEAD
-    assert err.endswith("environment of this checkout with `source .venv/bin/activate`\n")
-=======
     assert err.endswith(
         "activate the environment of this checkout with `source .venv/bin/activate`\n"
     )
->>>>>>> newcomer
     assert err.count("\n") == 1

@@ -96,12 +96,8 @@ def test_changed_files_rerun_only_the_stages_that_use_them(finished, changed, re
     assert list(json.loads(finished.run("dvc", "status", "--json").stdout)) == rerun
 
 
-<<<<<<< HEAD
-WITHOUT_EFFECT = (  # on the outputs of a stage: logging, checkpoints, distributing the work
-    "pipeline/common/process.py",
-=======
 WITHOUT_EFFECT = (  # on the outputs: logging, checkpoints, distributing the work, a check
->>>>>>> newcomer
+    "pipeline/common/process.py",
     "pipeline/tracking/",
     "pipeline/training/checkpoint.py",
     "pipeline/training/communicator.py",
