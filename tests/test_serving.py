@@ -202,7 +202,7 @@ def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
     (model / "data/weights.pkl").write_bytes(
         b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR."
     )
-    with pytest.raises(ValueError, match="not a sound BareGPT weights file"):
+    with pytest.raises(ValueError, match="not a valid BareGPT weights file"):
         mlflow.pyfunc.load_model(str(model))
     assert not (tmp_path / "harm").exists()
 

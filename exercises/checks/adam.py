@@ -130,7 +130,7 @@ EXERCISE = Exercise(
         "parameter whose gradient was always 0 becomes NaN.",
         with_update(lambda m, v, m_hat, v_hat: -m_hat / (v_hat + 1e-8)): "The square root of v̂ is "
         "missing.",
-        with_update(lambda m, v, m_hat, v_hat: -m_hat): "The division by the root of v̂ is missing: "
+        with_update(lambda m, v, m_hat, v_hat: -m_hat): "The division by the root of v̂ is absent: "
         "this is momentum, not Adam.",
         betas_swapped: "β₁ and β₂ are swapped: β₁ belongs to m, β₂ to v.",
         gradient_not_squared: "v is a running mean of the gradients, but it must be one of their "
@@ -144,7 +144,7 @@ EXERCISE = Exercise(
         "is m after one step, and after two?",
         "After t steps, m sums the gradients with the weights (1 - β₁) β₁^(t - s) for s = 1 to t. "
         "This is a geometric series.",
-        "The weights add up to 1 - β₁^t, so m̂ = m / (1 - β₁^t), and the same for v with β₂. Use m̂ "
+        "The weights add up to 1 - β₁^t, so m̂ = m / (1 - β₁^t), the same for v with β₂. Use m̂ "
         "and v̂ in the update, and return m and v.",
     ),
     in_place=True,

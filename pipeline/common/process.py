@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import platform
-import resource
 import signal
 import time
 from pathlib import Path
@@ -64,7 +63,12 @@ def limits(name, seconds, extra_memory):
     memory of this process.
 
     A block that does not react, because it is in a system call, is killed ten seconds later.
+    Windows has neither alarms nor this limit of memory, so there the block runs without limits.
     """
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    import resource
 
     def expire(number, frame):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

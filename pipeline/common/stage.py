@@ -1,5 +1,6 @@
 """Running commands and stages: errors, signals, exit codes, and prompts from params.yaml."""
 
+import contextlib
 import io
 import os
 import signal
@@ -13,6 +14,23 @@ from pipeline.common.process import end_with_dvc
 # Windows has no SIGHUP.
 STOP_SIGNALS = [s for s in signal.Signals if s.name in ("SIGINT", "SIGTERM", "SIGHUP")]
 warned = set[str]()
+
+
+@contextlib.contextmanager
+def defer_stop_signals():
+    """Handle stop signals at the end of the block, because NumPy reports an interrupt while it
+    writes a file as another error.
+    """
+    received = list[int]()
+    heard = [stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN]
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in heard}
+    try:
+        yield
+    finally:
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def warn(message):

@@ -1,5 +1,6 @@
 """The model as MLflow logs and registers it."""
 
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +27,16 @@ def log_model(client, run_id, weights):
     _, vocab = load_weights(weights)
     served_model = Path(__file__).with_name("served_model.py")
     with tempfile.TemporaryDirectory() as folder:
+        # without the included weights: the model has its own
+        code = shutil.copytree(
+            Path(baregpt.__file__).parent,
+            f"{folder}/baregpt",
+            ignore=shutil.ignore_patterns("*.pkl", "__pycache__"),
+        )
         mlflow.pyfunc.save_model(
             f"{folder}/model",
             loader_module=served_model.stem,
-            code_paths=[str(served_model), str(Path(baregpt.__file__).parent)],
+            code_paths=[str(served_model), code],
             data_path=str(weights),
             signature=ModelSignature(prompt, text, ParamSchema(specs)),
             input_example=(pandas.DataFrame({"prompt": [vocab.characters[0]]}), DEFAULTS),

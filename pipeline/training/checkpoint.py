@@ -16,7 +16,7 @@ import numpy as np
 from baregpt.files import atomic_write
 from pipeline.common.paths import CHECKPOINTS
 from pipeline.common.record import RunRecord
-from pipeline.common.stage import warn
+from pipeline.common.stage import defer_stop_signals, warn
 from pipeline.training.progress import Progress
 
 MAX_CHECKPOINTS = 2  # of trainings that are not running, besides the one just written
@@ -116,7 +116,7 @@ class TrainingState:
             CHECKPOINTS.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"cannot write {CHECKPOINTS}: {error.strerror}") from None
-        with atomic_write(self.path) as file:
+        with defer_stop_signals(), atomic_write(self.path) as file:
             json_bytes = np.frombuffer(json.dumps(state).encode(), np.uint8)
             np.savez(file, state=json_bytes, **self.arrays)
         idle = [other for other in others if not other.record.is_running()]
