@@ -131,7 +131,7 @@ def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
 def test_the_model_answers_over_http(registered, tmp_path):
     if not shutil.which("curl"):
         pytest.skip("without curl, which `apt-get install curl` brings")
-    serve, ask = commands("experiments.md", "Register and serve")[1:]
+    serve, ask = commands("experiments.md", "Register and serve")
     export, serve = serve.splitlines()
     checkout, port = copy_of(registered, tmp_path / "checkout"), servers.free_port()
     name, uri = export.split("#")[0].removeprefix("export ").strip().split("=", 1)

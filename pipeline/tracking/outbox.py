@@ -174,7 +174,8 @@ class DeliveryProcess:
         except subprocess.TimeoutExpired:
             return
         finally:
-            self.process.kill()
+            if self.process.poll() is None:
+                self.process.kill()
         if self.process.returncode:
             warn(f"MLflow did not answer; {QUEUED}")
 
