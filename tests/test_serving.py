@@ -152,8 +152,11 @@ def test_the_model_answers_over_http(registered, tmp_path):
         assert len(servers.invoke(port, {"inputs": {"prompt": ["K"]}})["predictions"][0]) == 512
         wrong = {
             "character '@' at position 0 is not in the vocabulary": {"inputs": {"prompt": ["@"]}},
-            "the prompt is empty": {"inputs": {"prompt": [""]}},
-            "top_k is -1": {"inputs": {"prompt": ["K"]}, "params": {"top_k": -1}},
+            "prompt must have at least one character": {"inputs": {"prompt": [""]}},
+            "top_k must be at least 0 and below 1e300, got -1": {
+                "inputs": {"prompt": ["K"]},
+                "params": {"top_k": -1},
+            },
             "'length'": {"inputs": {"prompt": ["K"]}, "params": {"length": "long"}},
         }
         for message, question in wrong.items():
