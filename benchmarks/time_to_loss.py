@@ -47,6 +47,7 @@ def run_baregpt(seed):
     keep_freed_memory()  # as the train stage does
     _, vocab, train_ids, validation_ids = read_splits()
     params = read_recipe(RECIPE)
+    del params["train"]["init"]  # of the pipeline
     config = TrainConfig(**params["train"] | {"seed": seed, "evaluation_interval": 10**9})
     start = time.perf_counter()
     model = GPT(Config(len(vocab), **params["model"]), seed)
