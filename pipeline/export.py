@@ -10,8 +10,8 @@ from baregpt.weights import read_weights, save_weights
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import PRETRAINED, WEIGHTS
 from pipeline.common.stage import run
-from pipeline.tracking import outbox
-from pipeline.tracking.client import find_training
+from pipeline.tracking import outbox, store
+from pipeline.tracking.client import find_by_tag
 
 
 def main():
@@ -19,7 +19,8 @@ def main():
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
     with outbox.limited():
-        training = find_training(checksum(WEIGHTS))
+        connection = store.connect()
+        training = find_by_tag("weights.md5", checksum(WEIGHTS), *connection)
     if training is None or training.info.end_time is None or not training.data.params:
         raise ValueError(
             f"MLflow has no finished training run of {WEIGHTS}; run `dvc repro --force train` first"

@@ -18,7 +18,7 @@ def register(client, experiment_id, md5, loss):
     if same := [version for version in versions if version.tags.get("weights.md5") == md5]:
         return same[0].version, False
     tags = {"weights.md5": md5}
-    record = RunRecord("weights.md5", tags, status=FINISHED, end=now())
+    record = RunRecord(md5, "weights.md5", tags, status=FINISHED, end=now())
     run_id = send(record, [WEIGHTS], client, experiment_id)
     log_model(client, run_id, WEIGHTS)  # again: it may be missing or incomplete
     if not client.search_registered_models(f"name = '{NAME}'"):
@@ -31,8 +31,7 @@ def register(client, experiment_id, md5, loss):
 def main():
     _, _, metadata = read_weights(WEIGHTS)
     md5, loss = checksum(WEIGHTS), str(metadata.get("validation_loss"))
-    with outbox.DeliveryProcess():  # the run of the weights may be in the outbox
-        pass
+    outbox.DeliveryProcess().close()  # the run of the weights may be in the outbox
     with outbox.limited(), store.LOCK:  # two processes would create two versions
         client, experiment_id = store.connect()
         try:

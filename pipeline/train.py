@@ -20,7 +20,7 @@ from pipeline.common.params import load_params
 from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.stage import run, warn
-from pipeline.tracking.outbox import DeliveryProcess
+from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
 from pipeline.tracking.run_logger import RunLogger, new_record
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
@@ -39,8 +39,8 @@ def main():
     try:
         launch(launcher)
     except BaseException:  # also an interrupt: rank 0 may have been killed before it told MLflow
-        with DeliveryProcess():
-            raise
+        DeliveryProcess().close(STOP_TIMEOUT)
+        raise
 
 
 def lock_and_train(communicator=None):

@@ -272,6 +272,12 @@ TABLE = [
         "model.d_model (6) must be divisible by twice model.n_heads (2) if model.rotary is true",
     ),
     (
+        "more than the sampler accepts",
+        "prepare",
+        params(sample={"temperature": 1e300}),
+        "params.yaml: sample.temperature (1e+300) must be less than 1e+300",
+    ),
+    (
         "a missing value",
         "prepare",
         replace_in_params("  steps: 20\n", ""),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL, lend_environment, mlflow_runs
+from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs
 
 from baregpt import load_weights
 from baregpt.trainer import evaluate
@@ -273,7 +273,7 @@ def test_a_run_that_does_not_finish_has_the_status(encoded, how, status):
         (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
         encoded.stage("train", code=1)
     encoded.stage("deliver")  # an interrupted training does not wait for MLflow
-    _, (run,) = mlflow_runs(encoded)
+    (run,) = delivered_runs(encoded)
     assert run.info.status == status
 
 

@@ -221,6 +221,7 @@ def files_under(folder):
 
 def test_a_moved_checkout_keeps_its_runs_and_a_copy_has_its_own(finished, tmp_path):
     finished.stage("register")
+    mlflow_runs(finished)[0].rename_experiment("1", "mine")
     moved = Checkout(finished.path.rename(tmp_path / "moved to a new place"))
     moved.set_params(train={"seed": 2})
     moved.run("dvc", "repro")
@@ -242,6 +243,19 @@ def test_a_moved_checkout_keeps_its_runs_and_a_copy_has_its_own(finished, tmp_pa
     assert all(run.info.artifact_uri.startswith(copy.path.as_uri()) for run in runs)
     assert copy.stage("register").stdout.startswith("registered baregpt version 3: ")
     assert files_under(moved.path) == before
+
+
+def test_two_checkouts_with_one_store_keep_their_artifacts(encoded, tmp_path):
+    """First the one that does not contain the store, where its runs stay."""
+    other = Checkout(shutil.copytree(encoded.path, tmp_path / "other"))
+    other.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{encoded.path}/mlflow.db"
+    assert other.stage("train").stderr == ""
+    encoded.set_params(train={"seed": 2})
+    assert encoded.stage("train").stderr == ""
+    client, runs = mlflow_runs(encoded)
+    assert len(runs) == 2
+    for run in runs:
+        load_weights(client.download_artifacts(run.info.run_id, "weights.pkl", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import signal
 import socket
+import sqlite3
 import time
 from contextlib import closing
 
@@ -65,7 +66,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
 
     # a file in place of the folder for artifacts, so that it takes none: all else is delivered
     (tmp_path / "artifacts").touch()
-    stopped = RunRecord("training", {"training": "stopped"}, status=KILLED, end=now())
+    stopped = RunRecord("stopped", "training", {"training": "stopped"}, status=KILLED, end=now())
     (encoded.path / "data/undelivered/stopped").mkdir()
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
@@ -158,7 +159,7 @@ def test_a_delivery_takes_bounded_time_and_memory(encoded, data):
     seconds, bits = (8, 30) if len(data) == 1 else (60, 28)
     text = text.replace("DELIVERY_TIMEOUT = 60", f"DELIVERY_TIMEOUT = {seconds}")
     file.write_text(text.replace("MAX_MEMORY = 1 << 30", f"MAX_MEMORY = 1 << {bits}"))
-    record = RunRecord("training", {"training": "one"}, status=FINISHED, end=1)
+    record = RunRecord("one", "training", {"training": "one"}, status=FINISHED, end=1)
     (encoded.path / "data/undelivered/one").mkdir(parents=True)
     (encoded.path / "data/undelivered/one/record.json").write_text(json.dumps(vars(record)))
     program = "import resource, subprocess\n"
@@ -207,8 +208,9 @@ def test_a_database_that_is_deleted_during_a_training_is_created_again(encoded, 
     process = encoded.start("python", "-m", "pipeline.train")
     read_until(process, "step 60:")
     process.send_signal(signal.SIGSTOP)
-    while not mlflow_runs(encoded)[1]:
-        time.sleep(0.1)
+    with closing(sqlite3.connect(encoded.path / "mlflow.db")) as store:
+        while not store.execute("SELECT * FROM runs").fetchall():
+            time.sleep(0.1)
     (encoded.path / "mlflow.db").unlink()
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=120)

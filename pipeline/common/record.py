@@ -29,47 +29,37 @@ def shorten(value):
 class RunRecord:
     """Everything that is to be logged of a run.
 
-    key: the tag whose value, a checksum or a random number, identifies the run. suffix: tells apart
-    several records of a run. store: the address of the store that it belongs to; None for any.
-    metrics: [name, value, time, step]. texts: file name -> contents of an artifact.
+    name: its folder in the outbox. key: the tag whose value, a checksum or a random number,
+    identifies the run. store: the store that it belongs to, None for any. metrics: [name, value,
+    time, step]. texts: file name -> contents of an artifact. files: subfolder of other artifacts.
     """
 
+    name: str
     key: str
     tags: dict[str, str]
-    suffix: str = ""
     store: str | None = None
     params: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    files: str = "files"
     status: str = RUNNING
     start: int = field(default_factory=now)
     end: int | None = None
 
     @classmethod
     def from_json(cls, values):
-        """Return a record from its JSON values; unknown fields are ignored. ValueError if the rest
-        is not a record.
-        """
+        """Return the record of these JSON values, unknown ones ignored; ValueError if invalid."""
         try:
-            record = TypeAdapter(cls).validate_python(values)
-            record.name  # noqa: B018 - must exist
-        except (KeyError, ValueError) as error:
+            return TypeAdapter(cls).validate_python(values)
+        except ValueError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"it is not a record of this version: {reason}") from None
-        return record
-
-    @property
-    def name(self):
-        """The name of its folder in the outbox."""
-        return f"{self.tags[self.key]}{self.suffix}"
 
     def acquire_lock(self, timeout=0):
-        """Return the lock of the process that writes the record, None if another holds it. A
-        training holds it until it ends.
-        """
+        """Return the lock that a training holds until it ends, None if another process holds it."""
+        OUTBOX.mkdir(parents=True, exist_ok=True)
         lock = FileLock(OUTBOX / f"{self.name}.lock")
         try:
-            OUTBOX.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout)
         except Timeout:
             return None
@@ -84,9 +74,7 @@ class RunRecord:
     def log_metrics(self, step, **values):
         """Add the metrics of a step; None is skipped."""
         time = now()
-        self.metrics += [
-            (name, value, time, step) for name, value in values.items() if value is not None
-        ]
+        self.metrics += [(name, x, time, step) for name, x in values.items() if x is not None]
 
     def finish(self, status):
         """Set the final status and the end time."""

@@ -4,16 +4,13 @@ import hashlib
 
 from pipeline.common.paths import WEIGHTS
 from pipeline.common.record import FINISHED
-from pipeline.tracking import store
 from pipeline.tracking.model import log_model
 
 MAX_STEPS = 100  # in one call, because MLflow takes at most 1,000 metrics
 
 
 def send(record, files, client, experiment_id):
-    """Send to MLflow what it does not have of a record; return the id of the run, which is found by
-    the record's key or created.
-    """
+    """Send what MLflow does not have of a record; return the id of its run, found or created."""
     from mlflow.entities import Metric, Param, RunTag
 
     run = find_by_tag(record.key, record.tags[record.key], client, experiment_id)
@@ -41,9 +38,7 @@ def send(record, files, client, experiment_id):
 
 
 def send_artifacts(record, files, client, run_id):
-    """Log texts and files as artifacts; texts that the run has, and weights that come with the
-    outputs of a later stage, are not sent again.
-    """
+    """Log texts and files; texts, and the weights of a later stage, only if the run has none."""
     is_training = record.key == "training"
     has_more = files or record.texts
     present = {file.path for file in client.list_artifacts(run_id)} if has_more else set()
@@ -58,9 +53,7 @@ def send_artifacts(record, files, client, run_id):
 
 
 def find_by_tag(key, value, client, experiment_id):
-    """Return the run that has a tag with this value, or None. The value must be a number or a
-    checksum of ours, because MLflow's filters cannot quote any text.
-    """
+    """Return the run with this tag, or None. No user's text: MLflow's filters cannot quote it."""
     found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
     return found[0] if found else None
 
@@ -79,9 +72,3 @@ def group_sweep(sweep, run_id, client, experiment_id):
         client.set_terminated(parent.info.run_id)
     for run in runs:
         client.set_tag(run.info.run_id, "mlflow.parentRunId", parent.info.run_id)
-
-
-def find_training(weights_md5):
-    """Return the run that made these weights, or None."""
-    client, experiment_id = store.connect()
-    return find_by_tag("weights.md5", weights_md5, client, experiment_id)

@@ -1,9 +1,8 @@
 """Run records on disk, in data/undelivered, until MLflow has them.
 
-Training does not depend on MLflow: a record is written to a folder here, as record.json with copies
-of its artifacts, and a process of its own delivers it. Delivering a record again changes nothing,
-so a delivery can be interrupted anywhere: the next stage, or `python -m pipeline.deliver`, delivers
-what is left.
+A process of its own delivers them, so training does not depend on MLflow. Delivering a record again
+changes nothing, so a delivery can be interrupted anywhere: the next stage, or `python -m
+pipeline.deliver`, delivers what is left.
 """
 
 import contextlib
@@ -12,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from baregpt.files import atomic_write
 from pipeline.common.inputs import checksum
@@ -27,59 +27,61 @@ BANDWIDTH = 250_000  # bytes of artifacts per second
 MAX_MEMORY = 1 << 30  # bytes that a delivery may use: a server may answer without end
 STOP_TIMEOUT = 3  # seconds to wait for a delivery when a stage is interrupted
 WORKER_FLAG = "--worker"
-QUEUED = (
-    f"the run is queued in {OUTBOX} and will be delivered by the next stage or by"
-    " `python -m pipeline.deliver`"
-)
 
 
 def enqueue(record, files=()):
-    """Write a record and its artifacts; the caller holds its lock. After an OSError the previous
-    version is intact.
-    """
+    """Write a record and its artifacts atomically; the caller holds its lock."""
     folder = OUTBOX / record.name
     try:
-        (folder / "files").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = [path for path in folder.iterdir() if path.is_dir()]
+        record.files = os.path.basename(tempfile.mkdtemp(dir=folder))
     except OSError as error:
         raise OSError(f"cannot write {folder}: {error.strerror}") from None
     for path in files:
-        with atomic_write(folder / "files" / path.name) as file:
+        with atomic_write(folder / record.files / path.name) as file:
             file.write(path.read_bytes())
-    with atomic_write(folder / "record.json") as file:  # last: marks it complete
+    with atomic_write(folder / "record.json") as file:
         file.write(json.dumps(vars(record)).encode())
+    for path in before:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def attach_artifacts(md5, section, params, *paths):
-    """Add outputs of a stage to the run that made the weights with this MD5, or to a new run if
-    MLflow has none; as tags the params that made them, because the params of a run cannot change.
-
-    Do nothing if the weights no longer have this MD5: the stage reports that.
+    """Add outputs of a stage to the run that made the weights with this MD5, or to a new run, with
+    their params as tags, because the params of a run cannot change.
     """
-    if checksum(WEIGHTS) != md5:
+    if checksum(WEIGHTS) != md5:  # the stage reports that
         return
     tags = {f"{section}.{name}": shorten(value) for name, value in params.model_dump().items()}
-    record = RunRecord("weights.md5", {"weights.md5": md5, **tags}, f"-{section}")
-    record.store = store.store_name()
+    tags["weights.md5"] = md5
+    record = RunRecord(f"{md5}-{section}", "weights.md5", tags, store.store_name())
     record.finish(FINISHED)
     lock = record.acquire_lock(timeout=10)
     enqueue(record, [WEIGHTS, *paths])
     if lock:
         lock.release()
-    with DeliveryProcess():
-        pass
+    DeliveryProcess().close()
 
 
 def queued():
-    """Return (record, its folder, its bytes) of all records: trainings first, because the other
-    records belong to them. A training that does not hold its lock was killed.
+    """Return (record, its folder, its bytes) of all records that belong to the current store:
+    trainings first, because the others belong to them. If nobody holds its lock, it was killed.
     """
     found = []
     for path in OUTBOX.glob("*/record.json"):
         data = path.read_bytes()
         try:
-            record = RunRecord.from_json(json.loads(data))
-        except ValueError as error:
+            # earlier versions wrote no name
+            record = RunRecord.from_json({"name": path.parent.name} | dict(json.loads(data)))
+        except (TypeError, ValueError) as error:
             warn(f"cannot deliver {path.parent}, which is left as it is ({error})")
+            continue
+        if record.store not in (None, store.store_name()):
+            warn(
+                f"records in {OUTBOX} belong to the store {record.store}; set MLFLOW_TRACKING_URI"
+                " to deliver them"
+            )
             continue
         if record.status == RUNNING and not record.is_running():
             record.finish(KILLED)
@@ -89,71 +91,53 @@ def queued():
 
 def limited():
     """Return a context that limits the time and the memory that talking to MLflow takes."""
-    size = sum(
-        path.stat().st_size for path in [WEIGHTS, *OUTBOX.glob("*/files/*")] if path.exists()
-    )
+    files = [WEIGHTS, *OUTBOX.glob("*/*/*")]
+    size = sum(path.stat().st_size for path in files if path.exists())
     return limits("MLflow", DELIVERY_TIMEOUT + size // BANDWIDTH, MAX_MEMORY)
 
 
 def deliver():
-    """Deliver the records that belong to the current store; return how many are complete.
-
-    OSError if one of them could not be delivered, after all others.
+    """Deliver all records; return how many are complete. OSError, after all others, if one of them
+    could not be delivered.
     """
-    count, failures, failed, connection = 0, [], set(), None
+    count, failed = 0, {}
     with limited(), store.LOCK:
-        for record, folder, data in queued():
-            weights = record.tags.get("weights.md5", folder)
-            if record.store not in (None, store.store_name()):
-                warn(
-                    f"records in {OUTBOX} belong to the store {record.store}; set"
-                    " MLFLOW_TRACKING_URI to deliver them"
-                )
-                continue
+        records = queued()
+        connection = store.connect() if records else ()
+        for record, folder, data in records:
+            weights = record.tags.get("weights.md5", record.name)
             if weights in failed:  # their run has to be first
                 continue
             try:
-                connection = connection or store.connect()
-            except OSError as error:
-                failures.append(str(error))
-                break
-            try:
-                send(record, sorted((folder / "files").glob("*")), *connection)
+                send(record, sorted((folder / record.files).glob("*")), *connection)
             except Exception as error:  # of any type: each kind of store has its own
-                failures.append(f"MLflow refused a run ({store.without_secrets(error)})")
-                failed.add(weights)
-                connection = None
+                if (folder / "record.json").read_bytes() != data:
+                    continue  # a newer version was written meanwhile
+                failed[weights] = f"MLflow refused a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
                     store.connect()  # a server that refuses a request may also hang up
+                connection = store.connect()
                 continue
-            if record.end:
-                remove(record, folder, data)
-                count += 1
-    if failures:
-        raise OSError(failures[0])
+            if record.end and (lock := record.acquire_lock()):
+                if (folder / "record.json").read_bytes() == data:  # else there is a newer version
+                    shutil.rmtree(folder)
+                    os.unlink(lock.lock_file)
+                    count += 1
+                lock.release()
+    for failure in failed.values():
+        raise OSError(failure)
     return count
 
 
-def remove(record, folder, data):
-    """Remove a delivered record, unless a newer version is there or being written."""
-    if lock := record.acquire_lock():
-        if (folder / "record.json").read_bytes() == data:
-            shutil.rmtree(folder)
-            os.unlink(lock.lock_file)
-        lock.release()
-
-
 class DeliveryProcess:
-    """A process that delivers the outbox, so that training never waits for MLflow.
-
-    As a context manager, it is closed at the end.
-    """
+    """A process that delivers the outbox, so that training never waits for MLflow."""
 
     def __init__(self):
-        command = [sys.executable, "-m", "pipeline.deliver", WORKER_FLAG]
         read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
         self.pipe = open(write_end, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        if hasattr(os, "set_blocking"):  # not on Windows with Python 3.11
+            os.set_blocking(write_end, False)
+        command = [sys.executable, "-m", "pipeline.deliver", WORKER_FLAG]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         # in a session of its own, so that Ctrl-C reaches only this process
         self.process = subprocess.Popen(
@@ -170,20 +154,10 @@ class DeliveryProcess:
         """Wait until it has delivered all or failed, at most `timeout` seconds."""
         self.pipe.close()
         try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout)
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-        if self.process.returncode:
-            warn(f"MLflow did not answer; {QUEUED}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        self.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
+            self.process.kill()
 
 
 def work():
@@ -196,5 +170,8 @@ def work():
             deliver()
         except OSError as error:
             if not has_failed:
-                warn(f"{error}; {QUEUED}")
+                warn(
+                    f"{error}; the run is queued in {OUTBOX} and will be delivered by the next"
+                    " stage or by `python -m pipeline.deliver`"
+                )
             has_failed = True

@@ -5,6 +5,7 @@ import os
 import re
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from pipeline.common.inputs import checksum
 from pipeline.common.paths import CHECKOUT, LOSS_PLOT, PARAMS, VOCAB, WEIGHTS
 from pipeline.common.record import FAILED, FINISHED, KILLED, RunRecord, shorten
 from pipeline.common.yaml_file import flatten
-from pipeline.tracking.outbox import DeliveryProcess, enqueue
+from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess, enqueue
 from pipeline.tracking.store import store_name
 
 
@@ -28,27 +29,23 @@ def new_record(params, corpus, model):
         is_queued = Path.cwd() != CHECKOUT  # DVC numbers the experiments that one command queues
         if is_queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
             tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
-    record = RunRecord("training", tags, store=store_name())
+    record = RunRecord(tags["training"], "training", tags, store_name())
     record.params = {
         name: shorten(value)
         for name, value in flatten(params.model_dump()).items()
         if not name.startswith(("sample.", "plot_attention."))  # see attach_artifacts
     }
     record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
-    counts = {"parameters.total": model.n_parameters}
+    counts = Counter({"parameters.total": model.n_parameters})
     for name, parameter in model.parameters.items():  # summed over the blocks
-        words = name.split(".")
-        layer = f"parameters.{words[2] if words[0] == 'blocks' else words[0]}"
-        counts[layer] = counts.get(layer, 0) + parameter.size
+        layer = re.sub(r"blocks\.\d+\.", "", name).split(".")[0]
+        counts[f"parameters.{layer}"] += parameter.size
     record.log_metrics(0, **counts)
     return record
 
 
-class RunLogger:
-    """Logs the steps of a training, and delivers its record to MLflow, for which it does not wait.
-
-    As a context manager, it marks the run as failed or killed after an exception.
-    """
+class RunLogger(contextlib.AbstractContextManager):
+    """Logs the steps of a training; as a context manager, also that it failed or was killed."""
 
     def __init__(self, record, lock, steps, completed_steps, characters_per_step):
         self.record, self.lock, self.completed_steps = record, lock, completed_steps
@@ -58,9 +55,6 @@ class RunLogger:
         self.bar = tqdm(initial=completed_steps, total=steps, unit="step", disable=None)
         self.delivery = DeliveryProcess()
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, kind, error, traceback):
         self.bar.close()
         if error and self.step and not self.record.end:
@@ -68,7 +62,7 @@ class RunLogger:
             with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
                 enqueue(self.record)
         self.lock.release()
-        self.delivery.__exit__(kind, error, traceback)
+        self.delivery.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
 
     def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm):
         """Log a step; print its losses if it has a validation loss."""
@@ -95,9 +89,7 @@ class RunLogger:
         self.delivery.notify()
 
     def finish(self, metrics):
-        """Log the final metrics and the files of a training that has finished, and wait for MLflow
-        to take them, or to fail.
-        """
+        """Log the final metrics and files, and wait until they are delivered or that fails."""
         self.record.log_metrics(
             metrics["best_step"],
             final_train_loss=metrics["train_loss"],

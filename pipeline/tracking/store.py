@@ -1,7 +1,4 @@
-"""MLflow's store: its address, and connecting to it.
-
-MLflow is imported in functions, because the import takes seconds.
-"""
+"""MLflow's store: its address, and connecting to it. The import of MLflow takes seconds."""
 
 import contextlib
 import logging
@@ -20,11 +17,12 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git
 EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
 LOCK = FileLock(OUTBOX / "lock", timeout=60)  # held while writing to the store
-ARTIFACT_PATHS = [  # columns of MLflow's tables
-    "runs.artifact_uri",
-    "logged_models.artifact_location",
-    "model_versions.source",
-    "model_versions.storage_location",
+PATHS = [  # tables and columns of MLflow's database
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 ]
 
 
@@ -45,11 +43,11 @@ def connect():
 
     for name in ("alembic", "mlflow", "urllib3", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # we report errors ourselves
-    # Fail in seconds, not minutes, if a server is down; a request sent twice makes two runs.
+    # fail in seconds, not minutes; a request that is sent twice makes two runs
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may contain a password
-    # A pooled connection would go on writing to a database that was deleted.
+    # a pooled connection would go on writing to a database that was deleted
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
     uri = tracking_uri()
@@ -110,27 +108,14 @@ def relocate_artifacts():
     """Update the artifact paths in our store that lead to another checkout although the files are
     here: ours was moved or copied. MLflow's paths are absolute (its issue 3144).
     """
-    here = ARTIFACTS.as_uri()
+    ARTIFACTS.mkdir(exist_ok=True)  # where new runs go
     with contextlib.closing(sqlite3.connect(STORE, timeout=60)) as store, store:
-
-        def update(column, belongs_here):
-            table, name = column.split(".")
-            for (uri,) in store.execute(f"SELECT DISTINCT {name} FROM {table}").fetchall():
-                parent, mlruns, rest = f"{uri}/".rpartition(f"/{ARTIFACTS.name}/")
-                folder, new = f"{parent}{mlruns}"[:-1], f"{here}/{rest}"[:-1]
-                if folder.startswith("file:") and folder != here and belongs_here(folder, new):
-                    store.execute(f"UPDATE {table} SET {name} = ? WHERE {name} = ?", (new, uri))
-
-        for column in ARTIFACT_PATHS:
-            update(column, lambda _, new: exists(new))
-        relocated = store.total_changes
-        # where new runs go
-        update("experiments.artifact_location", lambda old, _: relocated or not exists(old))
-
-
-def exists(uri):
-    """Return whether a file URI leads to a file or folder."""
-    return os.path.exists(url2pathname(urlparse(uri).path))
+        for table, column in PATHS:
+            paths = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlruns%'"
+            for (uri,) in store.execute(paths).fetchall():
+                new = re.sub(".*/mlruns(?=/|$)", lambda _: ARTIFACTS.as_uri(), uri)
+                if os.path.exists(url2pathname(urlparse(new).path)):
+                    store.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, uri))
 
 
 def without_secrets(error):
