@@ -7,6 +7,7 @@ prints, and logs to MLflow.
 import contextlib
 import math
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,8 +21,9 @@ from pipeline.common.params import load_params
 from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.stage import run, warn
+from pipeline.tracking.new_run import new_record
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
-from pipeline.tracking.run_logger import RunLogger, new_record
+from pipeline.tracking.run_logger import RunLogger
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
@@ -89,7 +91,7 @@ def train_model(communicator):
 
     # resume
     if is_root and not state.resume():
-        record = new_record(params, corpus, model)
+        record = new_record(params, corpus, model, (len(train_ids), len(validation_ids)))
         if params.train.init:
             record.tags["init.md5"] = checksum(params.train.init)
         state.begin(record)
@@ -136,9 +138,17 @@ def train_model(communicator):
                 state.delete()
 
 
+def timed(steps):
+    """Yield each step with the seconds that it took, without those of this loop's body."""
+    start = time.perf_counter()
+    for step in steps:
+        yield step, time.perf_counter() - start
+        start = time.perf_counter()
+
+
 def run_steps(steps, state, interval, logger, communicator, snapshots):
     """Run the steps of a training; keep the best parameters, log, and write checkpoints."""
-    for step, train_loss, validation_loss, learning_rate, norm in steps:
+    for (step, train_loss, validation_loss, learning_rate, norm), seconds in timed(steps):
         is_due = step == 1 or step % interval == 0
         finite = math.isfinite(validation_loss or 0)
         if not finite or (is_due and not np.isfinite(state.model.flat).all()):
@@ -151,7 +161,7 @@ def run_steps(steps, state, interval, logger, communicator, snapshots):
         if logger:
             if step in snapshots:
                 state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
-            logger.log_step(step, train_loss, validation_loss, learning_rate, norm)
+            logger.log_step(step, train_loss, validation_loss, learning_rate, norm, seconds)
         if logger and is_due:
             state.save()
             logger.deliver()

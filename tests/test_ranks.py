@@ -67,7 +67,7 @@ def test_any_number_of_ranks_gives_bitwise_identical_results(encoded, alone, cou
     assert process.stderr == ""
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == list(
         range(1, STEPS + 1)
     )
     assert run.info.status == "FINISHED"
@@ -105,7 +105,7 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_resumes(encoded, al
     assert "resuming from data/checkpoints/" in out
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == list(
         range(1, STEPS + 1)
     )
 

@@ -41,12 +41,11 @@ def results(checkout):
 def assert_whole(client, run, steps):
     """A run that has each step once, and everything else that a training logs."""
     assert run.info.status == "FINISHED"
-    for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
+    for name in ("loss/train", "optimizer/learning_rate", "optimizer/gradient_norm"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
             range(1, steps + 1)
         ), name
-    for name in ("final_validation_loss", "parameters.total"):
-        assert len(client.get_metric_history(run.info.run_id, name)) == 1
+    assert len(client.get_metric_history(run.info.run_id, "final/validation_loss")) == 1
     assert {"weights.pkl", "vocab.json", "loss.png"} <= {
         f.path for f in client.list_artifacts(run.info.run_id)
     }

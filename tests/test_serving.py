@@ -52,7 +52,7 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
             for run in runs:
                 assert run.info.status == "FINISHED"
                 assert [
-                    m.step for m in client.get_metric_history(run.info.run_id, "train_loss")
+                    m.step for m in client.get_metric_history(run.info.run_id, "loss/train")
                 ] == [*range(1, 21)]
                 assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
                 of = clones[run.data.params["train.seed"] == "2"].path / "data"

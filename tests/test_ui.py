@@ -32,7 +32,7 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         ):
             expect(page.get_by_text(text).first).to_be_visible()
         page.get_by_role("tab", name="Model metrics").click()
-        for metric in ("train_loss", "validation_loss", "learning_rate"):
+        for metric in ("train", "validation", "learning_rate"):
             expect(page.get_by_text(metric, exact=True).first).to_be_visible()
         charts = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(e => e.data)"
         a_point_each_step = f"{charts}.some(line => line.y.length == 20)"
