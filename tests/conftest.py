@@ -257,7 +257,9 @@ def copy_of(checkout, path):
             for column in (
                 "experiments.artifact_location",
                 "runs.artifact_uri",
+                "logged_models.artifact_location",
                 "model_versions.source",
+                "model_versions.storage_location",
             ):
                 table, name = column.split(".")
                 paths = str(checkout.path), str(copy.path)

@@ -48,13 +48,15 @@ def save_model(path, weights, run_id, model_id):
     import pandas  # a dependency of MLflow
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType
     from mlflow.utils import environment
 
     # Skip MLflow's check of the installed packages against these versions: it takes two seconds.
     environment.warn_dependency_requirement_mismatches = lambda model_requirements: None
     types = {int: "long", float: "double"}
     specs = [ParamSpec(name, types[type(value)], value) for name, value in DEFAULTS.items()]
-    prompt, text = Schema([ColSpec("string", "prompt")]), Schema([ColSpec("string")])
+    # not "string", to which MLflow would convert null and numbers
+    prompt, text = Schema([ColSpec(AnyType(), "prompt")]), Schema([ColSpec("string")])
     _, vocab, metadata = read_weights(weights)
     example = pandas.DataFrame({"prompt": [default_prompt(vocab, metadata)]})
     served_model = Path(__file__).with_name("served_model.py")
