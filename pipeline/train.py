@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -24,6 +25,7 @@ from pipeline.common.stage import run, warn
 from pipeline.tracking.new_run import new_record
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
 from pipeline.tracking.run_logger import RunLogger
+from pipeline.tracking.samples import sample_line
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
@@ -111,7 +113,12 @@ def train_model(communicator):
     snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
     if is_root:
         logger = RunLogger(
-            state.record, state.lock, config.steps, completed_steps, characters_per_step
+            state.record,
+            state.lock,
+            config.steps,
+            completed_steps,
+            characters_per_step,
+            partial(sample_line, model, vocab),
         )
     with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
         run_steps(steps, state, interval, logger, communicator, snapshots)

@@ -225,6 +225,12 @@ def mlflow_runs(checkout):
     return client, client.search_runs(["1"])  # our experiment, whatever its name
 
 
+def samples_by_step(client, run):
+    """Return the lines of text that a run generated, one per evaluation."""
+    path = client.download_artifacts(run.info.run_id, "samples_by_step.txt")
+    return Path(path).read_text().splitlines()
+
+
 def delivered_runs(checkout):
     """Return the runs after what is in the outbox was delivered: an interrupted training waits for
     that only a few seconds.

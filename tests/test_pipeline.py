@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs
+from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs, samples_by_step
 
-from baregpt import load_weights
+from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights
+from pipeline.tracking.samples import cut
 from pipeline.train import timed
 
 COMMITTED = [".gitignore", "README.md", "plays.txt"]  # what git has of data/
@@ -210,6 +211,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
         "vocab.json",
         "params.yaml",
         "samples.txt",
+        "samples_by_step.txt",
         "loss.png",
         "attention.png",
         "explore.html",
@@ -231,10 +233,32 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     }
     kind = client.get_experiment("1").tags["mlflow.experimentKind"]
     assert kind == "custom_model_development"
+    output = (finished_checkout.path / "output.txt").read_text()
+    for step, line in zip((10, 20), samples_by_step(client, run), strict=True):
+        text = line.removeprefix(f"step {step}: ")
+        assert len(text) > 80
+        assert re.search(rf"^step {step}: train loss .*\n  {re.escape(text[:78])}\n", output, re.M)
     params = Path(client.download_artifacts(run.info.run_id, "params.yaml"))
     assert params.read_bytes() == (finished_checkout.path / "params.yaml").read_bytes()
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]
+
+
+def test_training_gives_the_weights_of_the_library(finished_checkout):
+    """Bit by bit: logging, text and snapshots do not change them."""
+    params = yaml.safe_load((finished_checkout.path / "params.yaml").read_text())
+    del params["train"]["init"]
+    ids = [np.load(finished_checkout.path / f"data/{name}.npy") for name in ("train", "validation")]
+    model = GPT(Config(60, **params["model"]), params["train"]["seed"])
+    list(train(model, *ids, TrainConfig(**params["train"])))
+    trained, _ = load_weights(finished_checkout.path / "data/weights.pkl")
+    assert (model.flat == trained.flat).all()
+
+
+def test_a_line_of_text_fits_into_the_terminal():
+    assert cut("KING:", 80) == "KING:"
+    assert cut("KING:", 4) == "KING"
+    assert cut("我們來 ok", 5) == "我們"  # two columns each
 
 
 def test_the_speed_counts_only_the_seconds_of_the_steps(monkeypatch):

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until
+from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until, samples_by_step
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -137,6 +137,8 @@ def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
     assert results(long) == results(undisturbed)
     client, (run,) = mlflow_runs(long)
     assert_whole(client, run, STEPS)
+    other_client, (other,) = mlflow_runs(undisturbed)
+    assert samples_by_step(client, run) == samples_by_step(other_client, other)
     assert not checkpoint_of(long)
 
 

@@ -87,7 +87,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        later = {"samples.txt", "attention.png", "explore.html"}
+        later = {"samples_by_step.txt", "samples.txt", "attention.png", "explore.html"}
         assert artifacts == {"params.yaml", "weights.pkl", "vocab.json", "loss.png"} | later
         (model,) = client.search_logged_models(["1"])  # though it was delivered in two parts
         assert (model.source_run_id, model.status) == (run.info.run_id, "READY")
@@ -132,6 +132,7 @@ def test_a_server_that_stops_during_a_training_gets_the_rest_from_the_next_stage
         assert len(steps_of(client, run, "final/train_loss")) == 1
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
         made = {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "samples.txt"}
+        made |= {"samples_by_step.txt"}
         assert artifacts == made
 
 

@@ -1,6 +1,7 @@
 """Logging a training: to the terminal, and to its MLflow run."""
 
 import contextlib
+import shutil
 
 import psutil
 from tqdm import tqdm
@@ -10,13 +11,18 @@ from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
 from pipeline.common.record import FAILED, FINISHED, KILLED
 from pipeline.tracking.new_run import NOTE
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess, enqueue
+from pipeline.tracking.samples import SAMPLES_BY_STEP, cut
 
 
 class RunLogger(contextlib.AbstractContextManager):
-    """Logs the steps of a training; as a context manager, also that it failed or was killed."""
+    """Logs the steps of a training; as a context manager, also that it failed or was killed.
 
-    def __init__(self, record, lock, steps, completed_steps, characters_per_step):
+    sample_line: a function of the step, which returns a line that the model generates.
+    """
+
+    def __init__(self, record, lock, steps, completed_steps, characters_per_step, sample_line):
         self.record, self.lock, self.characters_per_step = record, lock, characters_per_step
+        self.sample_line = sample_line
         self.step, self.seconds = completed_steps, list[float]()  # of steps, since an evaluation
         self.process = psutil.Process()
         self.process.cpu_percent()  # later calls return the mean since the previous one
@@ -34,16 +40,21 @@ class RunLogger(contextlib.AbstractContextManager):
         self.delivery.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
 
     def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm, seconds):
-        """Log a step that took `seconds`; print its losses if it has a validation loss."""
+        """Log a step that took `seconds`; print its losses and a line of text at an evaluation."""
         self.step = step
         self.seconds.append(seconds)
         metrics = {"loss/train": train_loss, "optimizer/learning_rate": learning_rate}
         if validation_loss is not None:
             metrics["loss/validation"] = validation_loss
             metrics |= self.usage()
+            text = self.sample_line(step)
+            so_far = self.record.texts.get(SAMPLES_BY_STEP, "")
+            self.record.texts[SAMPLES_BY_STEP] = f"{so_far}step {step}: {text}\n"
             self.bar.clear()
-            losses = f"train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
-            print(f"step {step}: {losses}", flush=True)
+            print(
+                f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
+            )
+            print(cut(f"  {text}", shutil.get_terminal_size().columns), flush=True)
         metrics["optimizer/gradient_norm"] = gradient_norm  # last: see client.send
         self.record.log_metrics(step, metrics)
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
