@@ -243,8 +243,8 @@ print(baregpt.__file__)
 
 def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
     """Weights that were changed where MLflow keeps them."""
-    client, (run,) = mlflow_runs(registered)
-    model = Path(client.download_artifacts(run.info.run_id, "baregpt", tmp_path))
+    (stored,) = registered.path.glob("mlruns/models/*/artifacts")
+    model = shutil.copytree(stored, tmp_path / "model")
     (model / "data/weights.pkl").write_bytes(
         b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR."
     )

@@ -129,7 +129,7 @@ def test_a_server_that_stops_during_a_training_gets_the_rest_from_the_next_stage
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 401))
-        assert len(steps_of(client, run, "final/train_loss")) == 1
+        assert len(steps_of(client, run, "result/train_loss")) == 1
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
         made = {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "samples.txt"}
         made |= {"samples_by_step.txt"}

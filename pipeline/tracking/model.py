@@ -10,7 +10,7 @@ from baregpt.weights import read_weights
 from pipeline.common.stage import default_prompt
 
 NAME = "baregpt"  # of logged and registered models
-FINAL_METRICS = "final/train_loss", "final/validation_loss"
+RESULT_METRICS = "result/train_loss", "result/validation_loss"
 DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}  # of the served model
 
 
@@ -28,7 +28,7 @@ def log_model(client, run_id, weights):
     with tempfile.TemporaryDirectory() as folder:
         save_model(f"{folder}/model", weights, run_id, model_id)
         client.log_model_artifacts(model_id, f"{folder}/model")
-    histories = [client.get_metric_history(run_id, name) for name in FINAL_METRICS]
+    histories = [client.get_metric_history(run_id, name) for name in RESULT_METRICS]
     metrics = [
         Metric(m.key, m.value, m.timestamp, m.step, model_id)
         for history in histories

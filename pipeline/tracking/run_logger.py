@@ -78,7 +78,7 @@ class RunLogger(contextlib.AbstractContextManager):
     def finish(self, metrics):
         """Log the final metrics and files, and wait until they are delivered or that fails."""
         step, loss = metrics["best_step"], metrics["validation_loss"]
-        losses = {"final/train_loss": metrics["train_loss"], "final/validation_loss": loss}
+        losses = {"result/train_loss": metrics["train_loss"], "result/validation_loss": loss}
         self.record.log_metrics(step, losses)
         self.record.tags[NOTE] += (
             f"\n\nValidation loss {loss:.4f} nats per character, at step {step}."

@@ -15,7 +15,6 @@ from pipeline.common.paths import CHECKOUT, OUTBOX
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
 EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
-TAGS = {EXPERIMENT_TAG: "true", "mlflow.experimentKind": "custom_model_development"}
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
 LOCK = FileLock(OUTBOX / "lock", timeout=60)  # held while writing to the store
 PATHS = [  # tables and columns of MLflow's database
@@ -86,9 +85,8 @@ def get_or_create_experiment(client, uri):
             f"experiment {experiment.name} was deleted; restore it with"
             f" `mlflow experiments restore --experiment-id {number}`"
         )
-    for tag, value in TAGS.items():
-        if tag not in experiment.tags:
-            client.set_experiment_tag(number, tag, value)
+    if not tagged:
+        client.set_experiment_tag(number, EXPERIMENT_TAG, "true")
     return number
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 
-LOSS = "final/validation_loss"
+LOSS = "result/validation_loss"
 
 
 def find_by_tag(key, value, client, experiment_id):
