@@ -29,7 +29,13 @@ from pipeline.tracking.samples import sample_line
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
-from pipeline.training.outputs import snapshot_line, write_outputs
+from pipeline.training.outputs import (
+    IS_LIVE,
+    live_curves,
+    snapshot_line,
+    write_curves,
+    write_outputs,
+)
 from pipeline.training.progress import Progress
 from pipeline.training.snapshots import snapshot_steps, take_snapshot
 from pipeline.training.start import load_start
@@ -120,7 +126,7 @@ def train_model(communicator):
             characters_per_step,
             partial(sample_line, model, vocab),
         )
-    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
+    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator), live_curves():
         run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
         # one BLAS thread, because their number changes the last bits
@@ -169,6 +175,8 @@ def run_steps(steps, state, interval, logger, communicator, snapshots):
             if step in snapshots:
                 state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
             logger.log_step(step, train_loss, validation_loss, learning_rate, norm, seconds)
+            if IS_LIVE and validation_loss is not None:
+                write_curves(state.progress)
         if logger and is_due:
             state.save()
             logger.deliver()

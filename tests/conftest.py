@@ -168,7 +168,8 @@ def small_checkout(tmp_path_factory):
             if (ROOT / name).exists():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
-        (path / "dvc.lock").unlink(missing_ok=True)
+        for name in ("dvc.lock", "data/metrics.json"):  # of the default model
+            (path / name).unlink(missing_ok=True)
         plays = path / "data/plays.txt"
         plays.write_text(plays.read_text()[:100_000])  # scored in a second
         checkout.set_params(**SMALL)

@@ -45,7 +45,7 @@ def assert_whole(client, run, steps):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
             range(1, steps + 1)
         ), name
-    assert len(client.get_metric_history(run.info.run_id, "final/validation_loss")) == 1
+    assert len(client.get_metric_history(run.info.run_id, "result/validation_loss")) == 1
     assert {"weights.pkl", "vocab.json", "loss.png"} <= {
         f.path for f in client.list_artifacts(run.info.run_id)
     }
@@ -144,11 +144,23 @@ def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
 
 def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undisturbed):
     previous = results(finished)
+    finished.run("git", "add", "-A")
+    finished.run("git", "commit", "-qm", "Trained")
     finished.set_params(**LONG)
     process = finished.start("dvc", "repro", start_new_session=True)
+    read_until(process, "step 60:")
+    os.killpg(process.pid, signal.SIGSTOP)
+    for curve, interval in (("train_loss", 1), ("validation_loss", 30)):  # live, and whole
+        lines = (finished.path / f"data/{curve}.csv").read_text().splitlines()
+        steps = [int(line.split(",")[0]) for line in lines[1:]]
+        assert steps == [*range(interval, steps[-1] + 1, interval)]
+        assert steps[-1] in (30, 60)
+    assert "train_loss.csv" in finished.run("dvc", "plots", "show", "--json").stdout
+    os.killpg(process.pid, signal.SIGCONT)
     read_until(process, "step 120:")
     kill(process)
     finished.run("dvc", "checkout", "--force")
+    finished.run("git", "checkout", "data/metrics.json")
     assert results(finished) == previous
     assert "resuming from data/checkpoints/" in finished.run("dvc", "repro").stdout
     assert results(finished) == results(undisturbed)

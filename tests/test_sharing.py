@@ -89,6 +89,10 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
     home = {"HOME": checkout.environment["HOME"], **login}
 
     colleague = clone(hub, tmp_path / "colleague", home)
+    (shown,) = json.loads(colleague.run("dvc", "exp", "show", "--json").stdout)[:1]
+    loss = json.loads((checkout.path / "data/metrics.json").read_text())["validation_loss"]
+    metrics = shown["data"]["metrics"]["data/metrics.json"]["data"]
+    assert metrics["validation_loss"] == loss
     assert "Data and pipelines are up to date." in script(colleague, pull).stdout
     for name in ("weights.pkl", "text.txt", "samples.txt", "explore.html"):
         assert same(colleague.path / "data" / name, checkout.path / "data" / name)
@@ -148,9 +152,12 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
         run.data.tags["dvc.experiment"]: run.data.params["train.learning_rate"] for run in swept
     }
     assert rates == {"rates-1": "0.002", "rates-2": "0.008"}
-    best = min(swept, key=lambda run: run.data.metrics["final/validation_loss"])
-    loss, rate = best.data.metrics["final/validation_loss"], best.data.params["train.learning_rate"]
-    assert parent.data.metrics == {"final/validation_loss": loss}
+    best = min(swept, key=lambda run: run.data.metrics["result/validation_loss"])
+    loss, rate = (
+        best.data.metrics["result/validation_loss"],
+        best.data.params["train.learning_rate"],
+    )
+    assert parent.data.metrics == {"result/validation_loss": loss}
     assert parent.data.tags["best.train.learning_rate"] == rate
     assert parent.data.tags["best.run"] == best.info.run_name
     assert best.info.run_name == f"plays, 2×32, 20 steps ({best.data.tags['dvc.experiment']})"
