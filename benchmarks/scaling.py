@@ -1,6 +1,6 @@
 """Scaling of training over MPI ranks: python -m benchmarks.scaling
 
-Measure steps on one and two ranks of this machine, in turns, and the all-reduce of gradients
+Measure steps on one and two ranks of this machine alternately, and the all-reduce of gradients
 between two ranks. Fit
 
     step time = fixed + window · windows per rank + log2(ranks) · (latency + bytes / bandwidth)
@@ -93,7 +93,7 @@ def on(ranks, threads, function, *arguments):
 
 
 def measure():
-    """Return the measurements of each round, in which all configurations take turns, and the sizes
+    """Return the measurements of each round, which alternates over all configurations, and the sizes
     of the all-reduce.
     """
     rounds = []
