@@ -93,8 +93,8 @@ def on(ranks, threads, function, *arguments):
 
 
 def measure():
-    """Return the measurements of each round, which alternates over all configurations, and the sizes
-    of the all-reduce.
+    """Return the measurements of each round and the sizes of the all-reduce. A round measures each
+    configuration once, because the speed of a machine drifts.
     """
     rounds = []
     jobs = {}
