@@ -99,7 +99,7 @@ def _build(contents):
     expected = parameter_shapes(config) if config.n_layers <= len(found) else {}
     diff = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
     if diff:
-        raise ValueError(f"parameter {diff[0]} does not match: was it trained with different code?")
+        raise ValueError(f"parameter {diff[0]} does not match this code; train again")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
     for name, array in arrays.items():
         model.parameters[name][...] = array
