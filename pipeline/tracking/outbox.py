@@ -1,14 +1,14 @@
 """Run records on disk, in data/undelivered, until MLflow has them.
 
 A process of its own delivers them, so training does not depend on MLflow. Delivering a record again
-changes nothing, so a delivery can be interrupted anywhere: the next stage, or `python -m
-pipeline.deliver`, delivers what is left.
+changes nothing, so a delivery can be interrupted anywhere; the next one delivers what is left.
 """
 
 import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,9 +73,10 @@ def queued():
         data = path.read_bytes()
         try:
             # earlier versions wrote no name
-            record = RunRecord.from_json({"name": path.parent.name} | dict(json.loads(data)))
+            record = RunRecord(**{"name": path.parent.name} | json.loads(data))
         except (TypeError, ValueError) as error:
-            warn(f"cannot deliver {path.parent}, which is left as it is ({error})")
+            reason = " ".join(str(error).split())
+            warn(f"cannot deliver {path.parent}, which is left as it is ({reason})")
             continue
         if record.store not in (None, store.store_name()):
             warn(
@@ -89,11 +90,15 @@ def queued():
     return sorted(found, key=lambda entry: entry[0].key != "training")
 
 
+def time_limit():
+    """Return the seconds that a delivery may take."""
+    files = [WEIGHTS, *OUTBOX.glob("*/*/*")]
+    return DELIVERY_TIMEOUT + sum(p.stat().st_size for p in files if p.exists()) // BANDWIDTH
+
+
 def limited():
     """Return a context that limits the time and the memory that talking to MLflow takes."""
-    files = [WEIGHTS, *OUTBOX.glob("*/*/*")]
-    size = sum(path.stat().st_size for path in files if path.exists())
-    return limits("MLflow", DELIVERY_TIMEOUT + size // BANDWIDTH, MAX_MEMORY)
+    return limits("MLflow", time_limit(), MAX_MEMORY)
 
 
 def deliver():
@@ -115,13 +120,13 @@ def deliver():
                     continue  # a newer version was written meanwhile
                 failed[weights] = f"MLflow refused a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
-                    store.connect()  # a server that refuses a request may also hang up
-                connection = store.connect()
+                    store.connect()  # again: a server that refuses a request may also hang up
                 continue
             if record.end and (lock := record.acquire_lock()):
                 if (folder / "record.json").read_bytes() == data:  # else there is a newer version
                     shutil.rmtree(folder)
-                    os.unlink(lock.lock_file)
+                    with contextlib.suppress(OSError):  # Windows does not delete open files
+                        os.unlink(lock.lock_file)
                     count += 1
                 lock.release()
     for failure in failed.values():
@@ -133,17 +138,16 @@ class DeliveryProcess:
     """A process that delivers the outbox, so that training never waits for MLflow."""
 
     def __init__(self):
-        read_end, write_end = os.pipe()
-        self.pipe = open(write_end, "wb", buffering=0)  # noqa: SIM115 - closed by close()
-        if hasattr(os, "set_blocking"):  # not on Windows with Python 3.11
-            os.set_blocking(write_end, False)
         command = [sys.executable, "-m", "pipeline.deliver", WORKER_FLAG]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         # in a session of its own, so that Ctrl-C reaches only this process
         self.process = subprocess.Popen(
-            command, stdin=read_end, env=environment, start_new_session=True
+            command, bufsize=0, stdin=subprocess.PIPE, env=environment, start_new_session=True
         )
-        os.close(read_end)
+        assert self.process.stdin
+        self.pipe = self.process.stdin
+        if hasattr(os, "set_blocking"):  # not on Windows with Python 3.11
+            os.set_blocking(self.pipe.fileno(), False)
 
     def notify(self):
         """Have it deliver what is in the outbox now."""
@@ -155,7 +159,11 @@ class DeliveryProcess:
         self.pipe.close()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout)
+                self.process.wait(timeout or time_limit())
+            if not timeout:  # a delivery that was under way took time from the last one
+                self.process.send_signal(getattr(signal, "SIGALRM", signal.SIGTERM))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_TIMEOUT)
         finally:
             self.process.kill()
 

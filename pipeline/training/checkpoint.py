@@ -56,10 +56,11 @@ def read_checkpoint(path):
     try:
         with np.load(path) as saved:  # unpickles nothing
             state = json.loads(bytes(saved["state"]))
-        progress, record = Progress(**state["progress"]), RunRecord.from_json(state["record"])
+        progress, record = Progress(**state["progress"]), RunRecord(**state["record"])
         return Checkpoint(path, int(state["number"]), dict(state["inputs"]), progress, record)
     except Exception as error:  # of any type: the file may hold anything
-        raise ValueError(f"it is damaged or from another version: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it is damaged or from another version: {reason}") from None
 
 
 def read_arrays(path, arrays):
