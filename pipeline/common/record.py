@@ -30,9 +30,9 @@ def shorten(value):
 class RunRecord:
     """Everything that is to be logged of a run; ValueError if a value has another type.
 
-    name: its folder in the outbox. key: the tag whose value, a checksum or a random number,
+    name: of its folders in the outbox. key: the tag whose value, a checksum or a random number,
     identifies the run. store: the store that it belongs to, None for any. metrics: [name, value,
-    time, step]. texts: file name -> contents of an artifact. files: subfolder of other artifacts.
+    time, step]. texts: file name -> contents of an artifact.
     """
 
     name: str
@@ -42,7 +42,6 @@ class RunRecord:
     params: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
-    files: str = "files"
     status: str = RUNNING
     start: int = field(default_factory=now)
     end: int | None = None

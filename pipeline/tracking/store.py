@@ -53,13 +53,12 @@ def connect():
     # a pooled connection would go on writing to a database that was deleted
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
-    uri = tracking_uri()
     try:
-        if uri == f"sqlite:///{STORE}":
+        if tracking_uri() == f"sqlite:///{STORE}":
             create_store()
             relocate_artifacts()
-        client = mlflow.MlflowClient(uri)
-        return client, get_or_create_experiment(client, uri)
+        client = mlflow.MlflowClient(tracking_uri())
+        return client, get_or_create_experiment(client)
     except Exception as error:  # of any type: each kind of store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
@@ -67,7 +66,7 @@ def connect():
         raise OSError(f"MLflow cannot use its store {store_name()} ({reason})") from None
 
 
-def get_or_create_experiment(client, uri):
+def get_or_create_experiment(client):
     """Return the id of our experiment; ValueError if it was deleted and can be restored."""
     from mlflow.entities import ViewType
 
@@ -75,8 +74,9 @@ def get_or_create_experiment(client, uri):
     tagged = client.search_experiments(ViewType.ALL, filter_string=query)
     experiment = tagged[0] if tagged else client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        database = Path(uri.removeprefix("sqlite:///") if "sqlite:///" in uri else STORE)
-        location = None if uri.startswith("http") else (database.parent / ARTIFACTS).as_uri()
+        kind, _, path = tracking_uri().partition(":///")
+        database = Path(path) if kind == "sqlite" else STORE
+        location = None if kind.startswith("http") else (database.parent / ARTIFACTS).as_uri()
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, location))
     number = experiment.experiment_id
     if experiment.lifecycle_stage == "deleted":
@@ -106,15 +106,14 @@ def relocate_artifacts():
     """Update the artifact paths in our store that lead elsewhere although the files are here: the
     checkout was moved or copied. MLflow's paths are absolute (its issue 3144).
     """
-    here = (CHECKOUT / ARTIFACTS).as_uri()
+    here = CHECKOUT / ARTIFACTS
+    here.mkdir(exist_ok=True)  # where new runs go
     with contextlib.closing(sqlite3.connect(STORE, timeout=60)) as store, store:
         for table, column in PATHS:
             paths = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlruns%'"
             for (uri,) in store.execute(paths).fetchall():
-                new = re.sub(f".*/{ARTIFACTS}(?=/|$)", lambda _: here, uri)
-                was, is_here = (os.path.exists(url2pathname(urlparse(u).path)) for u in (uri, new))
-                # a new run must not create the former place of the experiment again
-                if is_here or (table == "experiments" and not was):
+                new = here.as_uri() + uri.rpartition(f"/{ARTIFACTS}")[2]
+                if os.path.exists(url2pathname(urlparse(new).path)):
                     store.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, uri))
 
 

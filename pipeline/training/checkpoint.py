@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from baregpt.files import atomic_write
 from pipeline.common.paths import CHECKPOINTS
@@ -93,7 +94,7 @@ class TrainingState:
         self.arrays = state_arrays(model, optimizer)
         self.progress = progress
         self.record: RunRecord  # of MLflow; with its lock on rank 0 only
-        self.lock = None
+        self.lock: FileLock
 
     @property
     def path(self):
@@ -125,11 +126,15 @@ class TrainingState:
             other.path.unlink(missing_ok=True)
 
     def delete(self):
-        """Delete the checkpoint of a training that has finished."""
+        """Delete the checkpoint of a training that has finished, and its lock, still held, so that
+        no other training resumes from it.
+        """
         for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
+        with contextlib.suppress(OSError):  # Windows does not delete open files
+            Path(self.lock.lock_file).unlink()
 
     def resume(self):
         """Load the checkpoint of this training; return whether there was one.
@@ -149,7 +154,8 @@ class TrainingState:
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
                 warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
-                path.replace(path.with_suffix(".damaged"))
+                with contextlib.suppress(OSError):  # that training has ended meanwhile
+                    path.replace(path.with_suffix(".damaged"))
                 continue
             for name, array in self.arrays.items():
                 array[...] = saved[name]
