@@ -20,7 +20,7 @@ from pipeline.common.record import RunRecord
 from pipeline.common.stage import defer_stop_signals, warn
 from pipeline.training.progress import Progress
 
-MAX_CHECKPOINTS = 2  # of trainings that are not running, besides the one just written
+MAX_CHECKPOINTS = 2  # the one just written, and others of trainings that are not running
 
 
 def fingerprint(inputs):
