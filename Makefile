@@ -121,6 +121,7 @@ shakespeare: setup
 
 bench: setup
 	@$(PIP) --requirement benchmarks/requirements.txt
+	@$(BIN)/python -m benchmarks.time_to_loss
 	@$(BIN)/python -m benchmarks.bench $(ARGUMENTS)
 
 lint: .venv/.tests

@@ -98,9 +98,9 @@ def _build(contents):
     found = {name: array.shape for name, array in arrays.items()}
     # a huge n_layers is refused before all the shapes that it implies are listed
     expected = parameter_shapes(config) if config.n_layers <= len(found) else {}
-    differing = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
-    if differing:
-        raise ValueError(f"parameter {differing[0]} does not match: was it trained by other code?")
+    diff = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+    if diff:
+        raise ValueError(f"parameter {diff[0]} does not match this code; train again")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
     for name, array in arrays.items():
         model.parameters[name][...] = array
