@@ -217,7 +217,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
 
 
 def test_samples_land_in_the_run_that_made_the_weights(finished):
-    """Two trainings, then DVC restores the weights of the first."""
+    """Two training runs, then DVC restores the weights of the first."""
     _, (first,) = mlflow_runs(finished)
     finished.set_params(train={"seed": 2})
     finished.run("dvc", "repro")
@@ -282,7 +282,7 @@ def test_a_run_that_does_not_finish_has_the_status(encoded, how, status):
     else:
         (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
         encoded.stage("train", code=1)
-    encoded.stage("deliver")  # an interrupted training does not wait for MLflow
+    encoded.stage("deliver")  # an interrupted run does not wait for MLflow
     (run,) = delivered_runs(encoded)
     assert run.info.status == status
 

@@ -1,4 +1,4 @@
-"""A training that is killed and resumed ends bitwise identical to an undisturbed one.
+"""A training run that is killed and resumed ends bitwise identical to an undisturbed one.
 
 `make torture` runs these tests with KILLS=60.
 """
@@ -41,7 +41,7 @@ def results(checkout):
 
 
 def assert_whole(client, run, steps):
-    """A run that has each step once, and everything else that a training logs."""
+    """A run that has each step once, and everything else that a training run logs."""
     assert run.info.status == "FINISHED"
     for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
@@ -56,7 +56,7 @@ def assert_whole(client, run, steps):
 
 @pytest.fixture(scope="session")
 def undisturbed(encoded_checkout, tmp_path_factory):
-    """A checkout after one training in one go, with how long that took as `seconds`. Not to be
+    """A checkout after one uninterrupted training run, with its time as `seconds`. Not to be
     changed.
     """
     checkout = Checkout(
@@ -110,7 +110,7 @@ def test_killed_at_random_moments(long, undisturbed):
         p.name for p in undisturbed.path.glob("data/*")
     }
     assert not left
-    print(f"{kills} kills, {finished} trainings that ended before theirs")
+    print(f"{kills} kills, {finished} runs that ended before their kill")
 
 
 @pytest.mark.parametrize("how", ["interrupted", "no space"])
@@ -213,7 +213,7 @@ def test_training_ends_with_the_dvc_that_started_it(finished):
 
 
 def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed):
-    """After an interrupted training: another one, then the first resumes."""
+    """After an interrupted run: a different one, then the first resumes."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 60:")
     kill(process)
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed)
     assert_whole(client, runs[0], 20)
 
     with (long.path / "baregpt/sampler.py").open("a") as file:
-        file.write("# of no consequence for a training\n")
+        file.write("# of no consequence for training\n")
     long.set_params(**LONG, sample={"temperature": 0.1})
     long.set_params(train={"learning_rate": 0.005})
     assert f"resuming from {name} after step " in long.stage("train").stdout
@@ -317,7 +317,7 @@ def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)
     message = (
-        "another training is running in this checkout; wait until it ends (data/training.lock)"
+        "another training run is active in this checkout; wait until it ends (data/training.lock)"
     )
     assert err == f"error: {message}\n"
     process.communicate()
