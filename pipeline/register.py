@@ -24,13 +24,14 @@ def register(client, experiment_id, md5, loss):
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME)
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    tags |= {"validation_loss": loss}
+    if loss is not None:
+        tags["validation_loss"] = str(loss)
     return client.create_model_version(NAME, source, run_id, tags).version, True
 
 
 def main():
     _, _, metadata = read_weights(WEIGHTS)
-    md5, loss = checksum(WEIGHTS), str(metadata.get("validation_loss"))
+    md5, loss = checksum(WEIGHTS), metadata.get("validation_loss")
     outbox.DeliveryProcess().close()  # the run of the weights may be in the outbox
     with outbox.limited(), store.LOCK:  # two processes would create two versions
         client, experiment_id = store.connect()
@@ -40,7 +41,8 @@ def main():
             reason = store.without_secrets(error)
             raise OSError(f"MLflow refused to register the model ({reason})") from None
     if is_new:
-        print(f"registered {NAME} version {version}: md5 {md5}, validation loss {loss}")
+        known = "" if loss is None else f", validation loss {loss}"
+        print(f"registered {NAME} version {version}: md5 {md5}{known}")
     else:
         print(f"{NAME} version {version} already has these weights: md5 {md5}")
 

@@ -3,6 +3,7 @@
 `make torture` runs these tests with KILLS=60.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import time
 import numpy as np
 import pytest
 from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until
+from filelock import FileLock
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -169,6 +171,29 @@ def test_an_experiment_in_a_temporary_copy_resumes(finished, undisturbed):
     finished.run("dvc", "exp", "apply", "long")
     assert results(finished) == results(undisturbed)
     assert not checkpoint_of(finished)
+
+
+def test_a_training_does_not_resume_one_that_waits_for_its_delivery(encoded, tmp_path):
+    """The same training in a copy, as in a sweep over `sample.*`: each has its own run."""
+    copy = Checkout(shutil.copytree(encoded.path, tmp_path / "copy"))
+    copy.environment["DVC_ROOT"] = str(encoded.path)
+    file = copy.path / "pipeline/tracking/store.py"
+    file.write_text(file.read_text().replace("timeout=60)", "timeout=0.1)"))
+    outbox = encoded.path / "data/undelivered"
+    outbox.mkdir()
+    with FileLock(outbox / "lock"):  # so that nothing is delivered
+        process = encoded.start("python", "-m", "pipeline.train")
+        status = ""
+        while status != "FINISHED":
+            with contextlib.suppress(FileNotFoundError):  # a later one has replaced it
+                for path in outbox.glob("*/record.json"):
+                    status = json.loads(path.read_text())["status"]
+        process.send_signal(signal.SIGSTOP)
+        assert "resuming" not in copy.stage("train").stdout
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == 0
+    assert [run.info.status for run in mlflow_runs(encoded)[1]] == ["FINISHED", "FINISHED"]
 
 
 def test_training_ends_with_the_dvc_that_started_it(finished):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from baregpt.files import atomic_write
 from pipeline.common.paths import CHECKPOINTS
@@ -19,7 +20,7 @@ from pipeline.common.record import RunRecord
 from pipeline.common.stage import defer_stop_signals, warn
 from pipeline.training.progress import Progress
 
-MAX_CHECKPOINTS = 2  # of training runs that are not active, besides the one just written
+MAX_CHECKPOINTS = 2  # the one just written, and others of runs that are not active
 
 
 def fingerprint(inputs):
@@ -56,10 +57,11 @@ def read_checkpoint(path):
     try:
         with np.load(path) as saved:  # unpickles nothing
             state = json.loads(bytes(saved["state"]))
-        progress, record = Progress(**state["progress"]), RunRecord.from_json(state["record"])
+        progress, record = Progress(**state["progress"]), RunRecord(**state["record"])
         return Checkpoint(path, int(state["number"]), dict(state["inputs"]), progress, record)
     except Exception as error:  # of any type: the file may hold anything
-        raise ValueError(f"it is damaged or from another version: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it is damaged or from another version: {reason}") from None
 
 
 def read_arrays(path, arrays):
@@ -92,7 +94,7 @@ class TrainingState:
         self.arrays = state_arrays(model, optimizer)
         self.progress = progress
         self.record: RunRecord  # of MLflow; with its lock on rank 0 only
-        self.lock = None
+        self.lock: FileLock
 
     @property
     def path(self):
@@ -124,11 +126,15 @@ class TrainingState:
             other.path.unlink(missing_ok=True)
 
     def delete(self):
-        """Delete the checkpoint of a training run that has finished."""
+        """Delete the checkpoint of a training run that has finished, and its lock, still held, so
+        that no other run resumes from it.
+        """
         for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
+        with contextlib.suppress(OSError):  # Windows does not delete open files
+            Path(self.lock.lock_file).unlink()
 
     def resume(self):
         """Load the checkpoint of this training run; return whether there was one.
@@ -148,7 +154,8 @@ class TrainingState:
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
                 warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
-                path.replace(path.with_suffix(".damaged"))
+                with contextlib.suppress(OSError):  # that training has ended meanwhile
+                    path.replace(path.with_suffix(".damaged"))
                 continue
             for name, array in self.arrays.items():
                 array[...] = saved[name]
