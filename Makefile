@@ -1,10 +1,10 @@
-# Every target first installs what it needs into .venv, if that has changed. A file in .venv marks each layer: .created
+# Every target first installs its requirements into .venv, if they have changed. A file in .venv marks each layer: .created
 # (an empty environment), .checked (for `make check`), .installed (for `make repro`), .tests (tests and tools).
 BIN := .venv/bin
-ifdef PYTHON # the Python that .venv must have
+ifdef PYTHON # the Python that .venv must use
 override PYTHON := $(shell command -v $(PYTHON) || echo $(PYTHON))
 WANTED := $(PYTHON)
-else # any, as long as it works
+else # any that works
 PYTHON := $(shell command -v python3 || echo python3)
 WANTED := $(BIN)/python
 endif
@@ -14,7 +14,7 @@ UI_PORT ?= 5000
 FAST := exercises layers model optimizer params sampler size trainer vocab weights
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# DVC needs a name of the user, which containers may not have.
+# DVC needs a user name, which containers may lack.
 export USER := $(or $(USER),$(shell id -u))
 export MLFLOW_DISABLE_TELEMETRY := true
 
@@ -24,28 +24,28 @@ help:
 	@echo "make repro        run the pipeline, from the corpus to the attention maps"
 	@echo "make seconds      train a small model in seconds (recipes/seconds.txt), as a DVC experiment"
 	@echo "make minute       train a model in about a minute (recipes/minute.txt), as a DVC experiment"
-	@echo "make best         train the best model in about a quarter of an hour (recipes/best.txt), as a DVC experiment"
-	@echo "make sample       generate text in the terminal, with the trained model or the included one"
-	@echo "make explore      open the explorer, a page that runs the trained model, or the included one, in the browser"
-	@echo "make ui           start the MLflow UI on port 5000, or on another with UI_PORT=5001"
+	@echo "make best         train the best model in about half an hour on one core (recipes/best.txt), as a DVC experiment"
+	@echo "make sample       generate text with the trained model, otherwise with the included weights"
+	@echo "make explore      open the explorer, a page that runs the trained model or the included weights in the browser"
+	@echo "make ui           start the MLflow UI on port 5000 (UI_PORT=5001 selects another port)"
 	@echo "make register     register the trained weights in the MLflow model registry"
 	@echo "make notebook     execute the notebook and save its outputs"
 	@echo "make test         run all tests"
 	@echo "make check        run the fast tests, which do not need DVC, MLflow or a browser"
-	@echo "make torture      stress tests: kill training at 60 random moments, load 100,000 damaged weights files; about 20 minutes"
-	@echo "make lint         check style and types"
+	@echo "make torture      run stress tests: kill training at 60 random moments, load 100,000 damaged weights files (about 20 minutes)"
+	@echo "make lint         check style, types and the CI workflow"
 	@echo "make shakespeare  download the tiny Shakespeare corpus to data/shakespeare.txt"
-	@echo "make bench        compare speed and memory with PyTorch (ARGUMENTS=--quick for a short run)"
-	@echo "make setup        set up the environment in .venv"
+	@echo "make bench        compare time to loss with nanoGPT, then speed and memory with PyTorch (ARGUMENTS=--quick shortens the latter)"
+	@echo "make setup        create the environment .venv"
 	@echo "make extras       install optional dependencies: SSH and S3 remotes, PostgreSQL, MPI"
-	@echo "make clean        remove .venv and all outputs; keep corpora, MLflow runs and the DVC cache"
+	@echo "make clean        delete .venv, tool caches, checkpoints and all outputs; keep corpora, MLflow runs and the DVC cache"
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
-# .created describes this folder and the Python of .venv. Both are also in the scripts of .venv, so it is created again if
-# the checkout was moved or copied, or if its Python is gone or another one is wanted. A link is the user's own.
+# .created records this folder and the Python of .venv. The scripts of .venv contain both, so it is created again if the
+# checkout was moved or copied, or if its Python was removed or PYTHON selects another. A link belongs to the user.
 ORIGIN := import os, sys; print(os.getcwd(), sys.base_prefix, *sys.version_info[:2])
 
 .venv/.created: FORCE
@@ -121,6 +121,7 @@ shakespeare: setup
 
 bench: setup
 	@$(PIP) --requirement benchmarks/requirements.txt
+	@$(BIN)/python -m benchmarks.time_to_loss
 	@$(BIN)/python -m benchmarks.bench $(ARGUMENTS)
 
 lint: .venv/.tests

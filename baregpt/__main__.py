@@ -1,4 +1,4 @@
-"""Stream text from a trained model: data/weights.pkl if there is one, else the included weights."""
+"""Generate text with data/weights.pkl if it exists, otherwise with the included weights."""
 
 import argparse
 import os
@@ -21,20 +21,23 @@ def unescape(text):
 def main():
     """Exit code 0, 1 after a one-line error, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="baregpt", description=__doc__)
-    add = parser.add_argument
-    add("--prompt", default="\n", type=unescape, help=r"text to continue (default: \n, a newline)")
-    add("--length", dest="max_new_tokens", type=int, default=512, help="characters (default: 512)")
-    add("--temperature", type=float, default=0.8, help="0 is greedy decoding (default: 0.8)")
-    add("--top-k", type=int, default=20, help="most likely ones; 0 disables (default: 20)")
-    add("--seed", type=int, help="random seed (default: random)")
-    add("--weights", type=Path, help="weights file (default: as above)")
+
+    def add(name, kind, default, description):
+        parser.add_argument(name, type=kind, default=default, help=description)
+
+    add("--prompt", unescape, "\n", r"text to continue (default: \n, a newline)")
+    add("--length", int, 512, "number of characters to generate (default: 512)")
+    add("--temperature", float, 0.8, "sampling temperature; 0 is greedy decoding (default: 0.8)")
+    add("--top-k", int, 20, "sample from the k most likely characters; 0 disables (default: 20)")
+    add("--seed", int, None, "random seed (default: a different one each time)")
+    add("--weights", Path, None, "weights file (default: see above)")
     options = vars(parser.parse_args())
     try:
         path = options.pop("weights") or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
-        if options["max_new_tokens"] < 0:
-            raise ValueError(f"--length must be at least 0, got {options['max_new_tokens']}")
+        if (length := options.pop("length")) < 0:
+            raise ValueError(f"--length must be at least 0, got {length}")
         model, vocab = load_weights(path)
-        text = generate(model, vocab, **options)
+        text = generate(model, vocab, max_new_tokens=length, **options)
         print(f"weights: {path}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8
         for piece in chain([options["prompt"]], text, ["\n"]):

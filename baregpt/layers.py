@@ -37,10 +37,17 @@ QUERY_TILE = 64  # queries whose attention is computed together
 CAUSAL_MASK = np.triu(np.full((QUERY_TILE, QUERY_TILE), -np.inf, np.float32), 1)
 
 
+def check_ids(name, ids, vocab_size):
+    """Raise ValueError if ids are out of range. NumPy would count negative ones from the end."""
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"{name} must be 0 to {vocab_size - 1}, got {ids.min()} to {ids.max()}")
+
+
 def embedding(ids, tokens, positions):
     """Token plus position embedding: ids (B, T), tokens (V, D), positions (at least T, D) ->
     (N, D).
     """
+    check_ids("token ids", ids, len(tokens))
     y = (tokens[ids] + positions[: ids.shape[1]]).reshape(-1, tokens.shape[1])
     return y, Saved(ids=ids, vocab_size=len(tokens), positions=positions)
 
@@ -229,8 +236,8 @@ def attention(x, w_qkv, w_out, n_heads, length, rope_phases=None, kv=None):
         np.matmul(attn, value[:, :, keys], out=head_out_by_head[:, :, queries])
         attn_tiles.append(attn)
     saved = Saved(x=x, w_qkv=w_qkv, w_out=w_out, rope_phases=rope_phases, attn_tiles=attn_tiles)
-    saved.query, saved.key, saved.value = query, key, value  # the query is divided by √d
-    saved.head_out = head_out
+    # The saved query is divided by √d.
+    saved.query, saved.key, saved.value, saved.head_out = query, key, value, head_out
     return head_out @ w_out, saved
 
 
@@ -324,6 +331,7 @@ def block_backward(dy, saved):
 
 def cross_entropy(logits, targets):
     """Mean of -log softmax(logits)[target] in nats: logits (N, V), targets (N,) -> float, saved."""
+    check_ids("targets", targets, logits.shape[1])
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     at_targets = np.arange(len(targets)), targets

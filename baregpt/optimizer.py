@@ -10,8 +10,7 @@ def lr_scale(step, config):
 
     Linear warm-up over config.warmup_steps, then linear decay that reaches 0 at steps + 1.
     """
-    stop = config.steps + 1
-    warmup = config.warmup_steps
+    stop, warmup = config.steps + 1, config.warmup_steps
     return min(step / max(1, warmup), (stop - step) / max(1, stop - warmup))
 
 

@@ -28,7 +28,6 @@ SAFE_OPCODES = set(
 MAX_OPCODES = 50_000  # enough for 250 layers
 # A large memo index allocates memory, and thousands of large integers can collide in a dict.
 MAX_ARGUMENT = {"LONG_BINPUT": MAX_OPCODES, "LONG1": 2**63}
-SCALARS = {str, int, float, bool, type(None)}
 
 
 def save_weights(path, model, vocab, metadata=None):
@@ -87,7 +86,7 @@ def _build(contents):
     """(model, vocab, metadata) from the contents of a file; ValueError if they are inconsistent."""
     config, characters, metadata = (contents[k] for k in ("config", "characters", "metadata"))
     for value in [characters, *config.values(), *metadata, *metadata.values()]:
-        if type(value) not in SCALARS:
+        if type(value) not in {str, int, float, bool, type(None)}:
             raise ValueError(f"expected text or a number, got {type(value).__name__}")
     if unknown := config.keys() - Config.__annotations__.keys():
         raise ValueError(f"config has the unknown field {min(map(str, unknown))}; train again")
@@ -98,9 +97,9 @@ def _build(contents):
     found = {name: array.shape for name, array in arrays.items()}
     # a huge n_layers is refused before all the shapes that it implies are listed
     expected = parameter_shapes(config) if config.n_layers <= len(found) else {}
-    differing = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
-    if differing:
-        raise ValueError(f"parameter {differing[0]} does not match: was it trained by other code?")
+    diff = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+    if diff:
+        raise ValueError(f"parameter {diff[0]} does not match this code; train again")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))
     for name, array in arrays.items():
         model.parameters[name][...] = array

@@ -1,7 +1,8 @@
 """Speed and memory compared with PyTorch and with matrix products alone: `make bench`.
 
-Each contender runs in its own process and waits while another is measured. They take turns, because
-the speed of a machine drifts. Figures are medians. Compare ratios of figures from the same run.
+Each implementation runs in its own process and waits while another is measured. The measurements
+alternate, because the speed of a machine drifts. Figures are medians. Compare only ratios
+from the same run.
 """
 
 import argparse
@@ -50,7 +51,7 @@ GROWTH = [
 PROMPT = "KING:\n"
 
 
-# Contenders: each returns, in its own process, a function that does one unit of work.
+# Implementations: each returns, in its own process, a function that does one unit of work.
 
 
 def prepare(shape):
@@ -150,7 +151,7 @@ def sampling_products(count, streams):
     """Return the matrix products of sampling `count` characters alone, with all weights, and with
     keys and values of a context of average length.
 
-    Their operands are not in the cache of the core, because the other contenders evict them.
+    Their operands are not in the cache of the core, because the other implementations evict them.
     """
     model, _ = prepare(DEFAULT)
     T, D, H = DEFAULT["block_size"], DEFAULT["d_model"], DEFAULT["n_heads"]
@@ -189,15 +190,15 @@ def pytorch_sampling(count, cached):
     return lambda: list(itertools.islice(stream, count)) and None
 
 
-CONTENDERS = {
+IMPLEMENTATIONS = {
     f.__name__: f
     for f in (ours, pytorch, matrix_products, sampling, sampling_products, pytorch_sampling)
 }
 
 
 def serve(connection, name, arguments):
-    """Create a contender and time it on request; runs in its own process."""
-    work = CONTENDERS[name](**arguments)
+    """Create an implementation and time it on request; runs in its own process."""
+    work = IMPLEMENTATIONS[name](**arguments)
     connection.send(work())  # warm up; return the loss of a training step for comparison
     while repeats := connection.recv():
         times = []
@@ -209,23 +210,23 @@ def serve(connection, name, arguments):
         connection.send((times, memory))
 
 
-def race(contenders, rounds, repeats, threads):
-    """Time contenders in turns, in alternating order, in two heats.
+def compare(implementations, rounds, repeats, threads):
+    """Time implementations alternately, in two passes.
 
-    contenders: label -> (name, arguments). Each heat has `rounds` rounds and its own processes. The
-    processes of the second heat start in the opposite order, because the first process to start can
-    be slower by some percent for as long as it runs, presumably because of the state of memory.
+    implementations: label -> (name, arguments). Each pass has `rounds` rounds and its own
+    processes. The processes of the second pass start in the opposite order, because the first
+    process to start can be slower for as long as it runs, presumably because of its memory pages.
 
     Return a dict from label to: `seconds`, the median time; `ratio`, the median over rounds of the
-    time of the first contender divided by the time of this one; and from the second heat
+    time of the first implementation divided by the time of this one; and from the second pass
     `memory_mib`, the peak memory of the process, and `first`, the result of the first unit of work.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)  # inherited by the processes
-    labels = list(contenders)
+    labels = list(implementations)
     times: dict[str, list[float]] = {label: [] for label in labels}
     last: dict[str, dict] = {}
     for order in (labels, labels[::-1]):
-        entries = [(label, *start(*contenders[label])) for label in order]
+        entries = [(label, *start(*implementations[label])) for label in order]
         for i in range(rounds):
             for label, here, _, first in entries[:: 1 if i % 2 else -1]:
                 here.send(repeats)
@@ -246,28 +247,28 @@ def race(contenders, rounds, repeats, threads):
 
 
 def start(name, arguments):
-    """Start a contender; return its connection, its process and its first result, after warm-up."""
+    """Start and warm up an implementation; return its connection, process and first result."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, name, arguments), daemon=True)
     process.start()
-    there.close()  # so that recv fails if the contender dies
+    there.close()  # so that recv fails if the implementation dies
     return here, process, here.recv()
 
 
 # Measurements.
 
 
-def training_race(shape, rounds, repeats, threads, compiled=True, limit=True):
-    contenders = {
+def compare_training(shape, rounds, repeats, threads, compiled=True, limit=True):
+    implementations = {
         "baregpt": ("ours", {"shape": shape}),
         "PyTorch": ("pytorch", {"shape": shape, "compiled": False}),
     }
     if compiled:
-        contenders["PyTorch compiled"] = ("pytorch", {"shape": shape, "compiled": True})
+        implementations["PyTorch compiled"] = ("pytorch", {"shape": shape, "compiled": True})
     if limit:
-        contenders["matrix products alone"] = ("matrix_products", {"shape": shape})
-    results = race(contenders, rounds, repeats, threads)
+        implementations["matrix products alone"] = ("matrix_products", {"shape": shape})
+    results = compare(implementations, rounds, repeats, threads)
     losses = [result.pop("first") for result in results.values()]
     assert np.ptp([loss for loss in losses if loss]) < 1e-4, f"the models differ: losses {losses}"
     return results
@@ -296,18 +297,18 @@ def measure(quick):
         plan.set_postfix_str(name)
         plan.update()
 
-    done("training step", training_race(DEFAULT, rounds, 5, most))
+    done("training step", compare_training(DEFAULT, rounds, 5, most))
     for n in threads[:-1]:
-        race_of_n = training_race(DEFAULT, rounds // 2, 5, n, compiled=False)
-        done(f"training step on {n} threads", race_of_n)
+        comparison = compare_training(DEFAULT, rounds // 2, 5, n, compiled=False)
+        done(f"training step on {n} threads", comparison)
     for name, change in growth:
         shape = DEFAULT | change
-        done(f"growth: {name}", training_race(shape, rounds // 2, 3, most, compiled=False))
+        done(f"growth: {name}", compare_training(shape, rounds // 2, 3, most, compiled=False))
     if not quick:
-        done("10.7 M parameters", training_race(NANOGPT, 2, 1, most))
+        done("10.7 M parameters", compare_training(NANOGPT, 2, 1, most))
     shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)}
-    done("shards", race(shards, rounds, 5, most))
-    contenders = {
+    done("shards", compare(shards, rounds, 5, most))
+    implementations = {
         "baregpt": ("sampling", {"count": 192}),
         "baregpt, 16 streams": ("sampling", {"count": 96, "streams": 16}),
         "products alone": ("sampling_products", {"count": 192, "streams": 1}),
@@ -315,8 +316,8 @@ def measure(quick):
         "PyTorch, KV cache": ("pytorch_sampling", {"count": 192, "cached": True}),
         "PyTorch, no cache": ("pytorch_sampling", {"count": 48, "cached": False}),
     }
-    done("sampling", race(contenders, rounds, 3, 1))  # on one thread: more make both slower
-    for label, (_, arguments) in contenders.items():
+    done("sampling", compare(implementations, rounds, 3, 1))  # on one thread: more make both slower
+    for label, (_, arguments) in implementations.items():
         characters = arguments["count"] * arguments.get("streams", 1)
         measured = results["sampling"][label]
         measured["characters_per_second"] = characters / measured["seconds"]
@@ -353,7 +354,7 @@ def table(results):
     def row(*cells):
         lines.append(f"{cells[0]:34s}" + "".join(f"{cell:>16s}" for cell in cells[1:]))
 
-    def race_rows(title, entries):
+    def comparison_rows(title, entries):
         row(title, "ms", "baregpt takes", "peak MiB")
         for label, entry in entries.items():
             ratio = f"{entry['ratio']:.2f} x" if label != "baregpt" else ""
@@ -362,7 +363,7 @@ def table(results):
 
     for name, entries in results.items():
         if name.startswith(("training", "growth", "10.7")):
-            race_rows(name, entries)
+            comparison_rows(name, entries)
     row("shards", "ms", "4 shards take")
     for label, entry in results["shards"].items():
         row(f"  {label}", f"{entry['seconds'] * 1e3:.1f}", f"{entry['ratio']:.2f} x")

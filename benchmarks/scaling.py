@@ -1,6 +1,6 @@
 """Scaling of training over MPI ranks: python -m benchmarks.scaling
 
-Measure steps on one and two ranks of this machine, in turns, and the all-reduce of gradients
+Measure steps on one and two ranks of this machine alternately, and the all-reduce of gradients
 between two ranks. Fit
 
     step time = fixed + window · windows per rank + log2(ranks) · (latency + bytes / bandwidth)
@@ -93,8 +93,8 @@ def on(ranks, threads, function, *arguments):
 
 
 def measure():
-    """Return the measurements of each round, in which all configurations take turns, and the sizes
-    of the all-reduce.
+    """Return the measurements of each round and the sizes of the all-reduce. A round measures each
+    configuration once, because the speed of a machine drifts.
     """
     rounds = []
     jobs = {}

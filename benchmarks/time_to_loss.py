@@ -1,7 +1,7 @@
 """Time to loss: recipes/seconds.txt beside nanoGPT's CPU recipe: python -m benchmarks.time_to_loss
 
-Each side trains with its whole schedule, in a process of its own, in turns with the other, and is
-scored on the whole last tenth of the text. The time is that of training alone.
+Both train alternately, with the full schedule and in a new process each time, and are scored on the
+held-out last 10% of the text. The time is that of training alone.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def run_nanogpt(seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each side (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="training runs of each (default: 2)")
     rounds = parser.parse_args().rounds
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     path, *_ = read_splits()

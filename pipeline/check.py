@@ -57,7 +57,7 @@ def check_no_training():
             pass
     except Timeout:
         raise ValueError(
-            f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
+            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
 
 

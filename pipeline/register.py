@@ -30,7 +30,8 @@ def register(client, experiment_id, md5, loss):
     model_id = log_model(client, run_id, WEIGHTS)  # again: it may be missing or incomplete
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description=DESCRIPTION)
-    tags |= {"validation_loss": loss}
+    if loss is not None:
+        tags["validation_loss"] = str(loss)
     note = client.get_run(run_id).data.tags.get(NOTE, f"Weights with MD5 {md5}.")
     source = f"models:/{model_id}"
     version = client.create_model_version(
@@ -45,7 +46,7 @@ def choose_champion(client):
     def loss(version):
         try:
             return float(version.tags["validation_loss"])
-        except (KeyError, ValueError):  # the weights do not say
+        except (KeyError, ValueError):  # former releases wrote "None"
             return math.inf
 
     champion = min(client.search_model_versions(f"name = '{NAME}'"), key=loss).version
@@ -55,7 +56,7 @@ def choose_champion(client):
 
 def main():
     _, _, metadata = read_weights(WEIGHTS)
-    md5, loss = checksum(WEIGHTS), str(metadata.get("validation_loss"))
+    md5, loss = checksum(WEIGHTS), metadata.get("validation_loss")
     outbox.DeliveryProcess().close()  # the run of the weights may be in the outbox
     with outbox.limited(), store.LOCK:  # two processes would create two versions
         client, experiment_id = store.connect()
@@ -66,7 +67,8 @@ def main():
             reason = store.without_secrets(error)
             raise OSError(f"MLflow refused to register the model ({reason})") from None
     if is_new:
-        print(f"registered {NAME} version {version}: md5 {md5}, validation loss {loss}")
+        known = "" if loss is None else f", validation loss {loss}"
+        print(f"registered {NAME} version {version}: md5 {md5}{known}")
     else:
         print(f"{NAME} version {version} already has these weights: md5 {md5}")
     print(f"{NAME}@{ALIAS} is version {champion}")

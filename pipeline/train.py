@@ -48,32 +48,32 @@ def main():
         return
     try:
         launch(launcher)
-    except BaseException:  # also an interrupt: rank 0 may have been killed before it told MLflow
+    except BaseException:  # or an interrupt: rank 0 may have been killed before it told MLflow
         DeliveryProcess().close(STOP_TIMEOUT)
         raise
 
 
 def lock_and_train(communicator=None):
-    """Train, unless another training runs in this checkout; only rank 0 takes the lock."""
+    """Train, unless another training run is active in this checkout; only rank 0 takes the lock."""
     if communicator and communicator.rank:
         train_model(communicator)
         return
     lock = FileLock(TRAINING_LOCK)
     try:
-        # until this process ends; another that was interrupted may be about to end
+        # held until this process ends; wait, because an interrupted run may be about to end
         lock.acquire(timeout=10)
     except Timeout:
         raise ValueError(
-            f"another training is running in this checkout; wait until it ends ({TRAINING_LOCK})"
+            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
     for path in Inputs("train").outputs():
-        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed training
+        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed run
             temporary.unlink()
     train_model(communicator)
 
 
 def train_model(communicator):
-    """Train the model: with a communicator as one of its ranks, with None alone."""
+    """Train the model as one rank of a communicator, or in this process alone if it is None."""
     keep_freed_memory()
     is_root = communicator is None or communicator.rank == 0
 
@@ -141,7 +141,7 @@ def train_model(communicator):
             try:
                 inputs.check()
             except ValueError:
-                state.save()  # from which to resume once the change is reverted
+                state.save()  # to resume from after the change is reverted
                 raise
             metrics = write_outputs(
                 model, vocab, corpus, validation_ids, validation_loss, config, state.progress
@@ -160,7 +160,7 @@ def timed(steps):
 
 
 def run_steps(steps, state, interval, logger, communicator, snapshots):
-    """Run the steps of a training; keep the best parameters, log, and write checkpoints."""
+    """Run the training steps; keep the best parameters, log, and write checkpoints."""
     for (step, train_loss, validation_loss, learning_rate, norm), seconds in timed(steps):
         is_due = step == 1 or step % interval == 0
         finite = math.isfinite(validation_loss or 0)

@@ -233,8 +233,8 @@ def samples_by_step(client, run):
 
 
 def delivered_runs(checkout):
-    """Return the runs after what is in the outbox was delivered: an interrupted training waits for
-    that only a few seconds.
+    """Return the runs after what is in the outbox was delivered: an interrupted run waits for that
+    only a few seconds.
     """
     checkout.stage("deliver")
     return mlflow_runs(checkout)[1]

@@ -452,11 +452,11 @@ def test_an_edited_model_gets_a_page_that_shows_no_numbers(browser, tmp_path):
         page.goto((tmp_path / "docs/explore.html").as_uri())
         return done.stderr, page
 
-    field = "rotary: bool = False"
+    field, logits_differ = "rotary: bool = False", "does not compute the same logits"
     edits = [
-        ("layers.py", "EPSILON = 1e-5", "EPSILON = 1", "computes other logits"),
-        ("layers.py", "residual + mlp_dropped", "residual - mlp_dropped", "computes other logits"),
-        ("model.py", field, field + "\n    tanh: bool = True", "was not made for 'tanh'"),
+        ("layers.py", "EPSILON = 1e-5", "EPSILON = 1", logits_differ),
+        ("layers.py", "residual + mlp_dropped", "residual - mlp_dropped", logits_differ),
+        ("model.py", field, field + "\n    tanh: bool = True", "does not support 'tanh'"),
     ]
     for file, old, new, expected in edits:
         said, page = write_and_open(file, old, new)
@@ -475,7 +475,7 @@ def test_a_page_whose_numbers_differ_shows_none(opened):
     with open(path, "w") as file:
         file.write(re.sub(r'"logits": \[[^,]*,', '"logits": [99,', html))
     page.reload()
-    expect(page.locator("#refused")).to_contain_text("computes other logits than baregpt")
+    expect(page.locator("#refused")).to_contain_text("does not compute the same logits as baregpt")
     expect(page.locator("main")).to_be_hidden()
 
 

@@ -65,9 +65,9 @@ def test_an_archive_without_git(finished):
     assert "no_scm" not in (finished.path / ".dvc/config.local").read_text()
 
 
-def test_it_refuses_to_disturb_a_training(finished):
+def test_it_refuses_to_disturb_a_training_run(finished):
     lend_environment(finished)
-    message = "error: another training is running in this checkout; wait until it ends"
+    message = "error: another training run is active in this checkout; wait until it ends"
     message += " (data/training.lock)"
     with FileLock(finished.path / "data/training.lock"):
         for target in ("repro", "seconds"):

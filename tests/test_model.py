@@ -135,3 +135,9 @@ def test_invalid_config_is_refused(change, message):
 def test_invalid_ids_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         GPT(TINY).logits(ids)
+
+
+@pytest.mark.parametrize("target", [-1, 5])
+def test_a_target_out_of_range_is_refused(target):
+    with pytest.raises(ValueError, match=f"targets must be 0 to 4, got {min(target, 0)} to"):
+        GPT(TINY).loss([[0, 1]], [[0, target]])

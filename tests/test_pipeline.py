@@ -18,7 +18,7 @@ from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs,
 
 from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
-from baregpt.weights import read_weights
+from baregpt.weights import read_weights, save_weights
 from pipeline.tracking.samples import cut
 from pipeline.train import timed
 
@@ -277,7 +277,7 @@ def test_the_speed_counts_only_the_seconds_of_the_steps(monkeypatch):
 
 
 def test_samples_land_in_the_run_that_made_the_weights(finished):
-    """Two trainings, then DVC restores the weights of the first."""
+    """Two training runs, then DVC restores the weights of the first."""
     _, (first,) = mlflow_runs(finished)
     finished.set_params(train={"seed": 2})
     finished.run("dvc", "repro")
@@ -292,11 +292,16 @@ def test_samples_land_in_the_run_that_made_the_weights(finished):
     }
     (second,) = set(run_ids) - {first.info.run_id}
     assert texts[first.info.run_id] == (finished.path / "data/samples.txt").read_text()
+    data = client.get_run(first.info.run_id).data  # with the params that made them
+    assert (data.tags["sample.length"], "sample.length" in data.params) == ("33", False)
     assert texts[second] != texts[first.info.run_id]
 
 
-def test_weights_without_a_run_get_a_new_one(finished):
+def test_weights_without_a_run_or_loss_get_a_new_run(finished):
+    """Written by the library, not by a training."""
     (finished.path / "mlflow.db").unlink()
+    weights = finished.path / "data/weights.pkl"
+    save_weights(weights, *load_weights(weights))
     finished.stage("sample")
     client, (run,) = mlflow_runs(finished)
     assert run.data.tags["weights.md5"] == md5(finished.path / "data/weights.pkl")
@@ -304,6 +309,11 @@ def test_weights_without_a_run_get_a_new_one(finished):
         "weights.pkl",
         "samples.txt",
     }
+    registered = finished.stage("register").stdout
+    new = f"registered baregpt version 1: md5 {run.data.tags['weights.md5']}\n"
+    assert registered == f"{new}baregpt@champion is version 1\n"
+    (version,) = client.search_model_versions()
+    assert version.tags == {"weights.md5": run.data.tags["weights.md5"]}
 
 
 def test_runs_go_where_mlflow_tracking_uri_says(encoded):
@@ -312,7 +322,8 @@ def test_runs_go_where_mlflow_tracking_uri_says(encoded):
     encoded.stage("train")
     assert not (encoded.path / "mlflow.db").exists()
     encoded.path.joinpath("elsewhere.db").rename(encoded.path / "mlflow.db")
-    assert len(mlflow_runs(encoded)[1]) == 1
+    (run,) = mlflow_runs(encoded)[1]
+    assert run.info.artifact_uri.startswith((encoded.path / "mlruns").as_uri())
 
 
 @pytest.mark.parametrize(
@@ -332,7 +343,7 @@ def test_a_run_that_does_not_finish_has_the_status(encoded, how, status):
     else:
         (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
         encoded.stage("train", code=1)
-    encoded.stage("deliver")  # an interrupted training does not wait for MLflow
+    encoded.stage("deliver")  # an interrupted run does not wait for MLflow
     (run,) = delivered_runs(encoded)
     assert run.info.status == status
 

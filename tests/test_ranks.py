@@ -41,7 +41,7 @@ def train(checkout, launcher, code=0):
 
 @pytest.fixture(scope="session")
 def alone(encoded_checkout, tmp_path_factory):
-    """A checkout after a training without a launcher. Not to be changed."""
+    """A checkout after a training run without a launcher. Not to be changed."""
 
     def make(checkout):
         shutil.copytree(encoded_checkout.path, checkout.path)
@@ -147,8 +147,8 @@ def test_no_rank_is_left_when_the_launching_process_is_stopped(encoded, how):
     while "step 10:" not in process.stdout.readline():
         assert process.poll() is None, process.stderr.read()
     if how == signal.SIGINT:
-        # a second training does not get in the way of the first, nor of its run
-        assert "error: another training is running" in encoded.stage("train", code=1).stderr
+        # a second training run does not disturb the first, nor its MLflow run
+        assert "error: another training run is active" in encoded.stage("train", code=1).stderr
         assert delivered_runs(encoded)[0].info.status == "RUNNING"
     process.send_signal(how)
     _, err = process.communicate(timeout=60)
@@ -305,8 +305,8 @@ def hosts(tmp_path):
 
 
 def test_three_hosts_and_one_is_cut_off(encoded, alone, hosts, tmp_path):
-    """By SSH and TCP, four ranks on three hosts; then, without the third, the training goes on to
-    the same bytes.
+    """By SSH and TCP, four ranks on three hosts; then, without the third, training resumes and
+    ends with the same bytes.
     """
     encoded.set_params(**ENDLESS)
     hostfile = tmp_path / "hosts.txt"

@@ -250,14 +250,18 @@ def test_a_moved_checkout_keeps_its_runs_and_a_copy_has_its_own(finished, tmp_pa
 
 
 def test_two_checkouts_with_one_store_keep_their_artifacts(encoded, tmp_path):
-    """First the one that does not contain the store, where its runs stay."""
+    """Beside the store; those that lie elsewhere, in a folder of another checkout, stay there."""
+    elsewhere = tmp_path / "other/mlruns"
+    client, _ = mlflow_runs(encoded)
+    client.create_experiment("baregpt", elsewhere.as_uri())
     other = Checkout(shutil.copytree(encoded.path, tmp_path / "other"))
     other.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{encoded.path}/mlflow.db"
     assert other.stage("train").stderr == ""
     encoded.set_params(train={"seed": 2})
     assert encoded.stage("train").stderr == ""
     client, runs = mlflow_runs(encoded)
-    assert len(runs) == 2
+    places = [(encoded.path / "mlruns").as_uri(), elsewhere.as_uri()]
+    assert [run.info.artifact_uri.partition("/mlruns")[0] + "/mlruns" for run in runs] == places
     for run in runs:
         load_weights(client.download_artifacts(run.info.run_id, "weights.pkl", tmp_path))
 

@@ -1,8 +1,9 @@
-"""A training that is killed and resumed ends bitwise identical to an undisturbed one.
+"""A training run that is killed and resumed ends bitwise identical to an undisturbed one.
 
 `make torture` runs these tests with KILLS=60.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ import time
 import numpy as np
 import pytest
 from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until, samples_by_step
+from filelock import FileLock
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -39,7 +41,7 @@ def results(checkout):
 
 
 def assert_whole(client, run, steps):
-    """A run that has each step once, and everything else that a training logs."""
+    """A run that has each step once, and everything else that a training run logs."""
     assert run.info.status == "FINISHED"
     for name in ("loss/train", "optimizer/learning_rate", "optimizer/gradient_norm"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
@@ -53,7 +55,7 @@ def assert_whole(client, run, steps):
 
 @pytest.fixture(scope="session")
 def undisturbed(encoded_checkout, tmp_path_factory):
-    """A checkout after one training in one go, with how long that took as `seconds`. Not to be
+    """A checkout after one uninterrupted training run, with its time as `seconds`. Not to be
     changed.
     """
     checkout = Checkout(
@@ -107,7 +109,7 @@ def test_killed_at_random_moments(long, undisturbed):
         p.name for p in undisturbed.path.glob("data/*")
     }
     assert not left
-    print(f"{kills} kills, {finished} trainings that ended before theirs")
+    print(f"{kills} kills, {finished} runs that ended before their kill")
 
 
 @pytest.mark.parametrize("how", ["interrupted", "no space"])
@@ -184,6 +186,29 @@ def test_an_experiment_in_a_temporary_copy_resumes(finished, undisturbed):
     assert not checkpoint_of(finished)
 
 
+def test_a_training_does_not_resume_one_that_waits_for_its_delivery(encoded, tmp_path):
+    """The same training in a copy, as in a sweep over `sample.*`: each has its own run."""
+    copy = Checkout(shutil.copytree(encoded.path, tmp_path / "copy"))
+    copy.environment["DVC_ROOT"] = str(encoded.path)
+    file = copy.path / "pipeline/tracking/store.py"
+    file.write_text(file.read_text().replace("timeout=60)", "timeout=0.1)"))
+    outbox = encoded.path / "data/undelivered"
+    outbox.mkdir()
+    with FileLock(outbox / "lock"):  # so that nothing is delivered
+        process = encoded.start("python", "-m", "pipeline.train")
+        status = ""
+        while status != "FINISHED":
+            with contextlib.suppress(FileNotFoundError):  # a later one has replaced it
+                for path in outbox.glob("*/record.json"):
+                    status = json.loads(path.read_text())["status"]
+        process.send_signal(signal.SIGSTOP)
+        assert "resuming" not in copy.stage("train").stdout
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+    assert process.returncode == 0
+    assert [run.info.status for run in mlflow_runs(encoded)[1]] == ["FINISHED", "FINISHED"]
+
+
 def test_training_ends_with_the_dvc_that_started_it(finished):
     finished.set_params(**LONG)
     finished.set_params(train={"steps": 1_000_000})
@@ -201,7 +226,7 @@ def test_training_ends_with_the_dvc_that_started_it(finished):
 
 
 def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed):
-    """After an interrupted training: another one, then the first resumes."""
+    """After an interrupted run: a different one, then the first resumes."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 60:")
     kill(process)
@@ -219,7 +244,7 @@ def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed)
     assert_whole(client, runs[0], 20)
 
     with (long.path / "baregpt/sampler.py").open("a") as file:
-        file.write("# of no consequence for a training\n")
+        file.write("# of no consequence for training\n")
     long.set_params(**LONG, sample={"temperature": 0.1})
     long.set_params(train={"learning_rate": 0.005})
     assert f"resuming from {name} after step " in long.stage("train").stdout
@@ -305,7 +330,7 @@ def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
     err = long.stage("train", code=1).stderr
     process.send_signal(signal.SIGCONT)
     message = (
-        "another training is running in this checkout; wait until it ends (data/training.lock)"
+        "another training run is active in this checkout; wait until it ends (data/training.lock)"
     )
     assert err == f"error: {message}\n"
     process.communicate()

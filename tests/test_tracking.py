@@ -56,6 +56,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         f"warning: records in data/undelivered belong to the store {server.address}; set"
         " MLFLOW_TRACKING_URI to deliver them\n"
     )
+    encoded.stage("sample")  # with a record of its own
     encoded.environment["MLFLOW_TRACKING_URI"] = address
 
     # the clock was set back after the training
@@ -67,7 +68,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     # a file in place of the folder for artifacts, so that it takes none: all else is delivered
     (tmp_path / "artifacts").touch()
     stopped = RunRecord("stopped", "training", {"training": "stopped"}, status=KILLED, end=now())
-    (encoded.path / "data/undelivered/stopped").mkdir()
+    (encoded.path / "data/undelivered/stopped").mkdir()  # as former releases named it
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)

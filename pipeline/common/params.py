@@ -141,6 +141,8 @@ def describe(error):
             return str(error["ctx"]["error"])
         case "model_type":
             return f"{key} ({brief.repr(error['input'])}) must be a mapping"
+        case "less_than":  # pydantic writes all 300 digits
+            return f"{key} ({brief.repr(error['input'])}) must be less than {error['ctx']['lt']}"
     rule = error["msg"].partition(" should ")[2] or error["msg"]
     return f"{key} ({brief.repr(error['input'])}) must {rule}"
 

@@ -88,3 +88,4 @@ def limits(name, seconds, extra_memory):
         raise OSError(f"{name} took longer than {seconds} s to answer") from None
     finally:
         signal.alarm(0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -1,10 +1,11 @@
 """The record of an MLflow run, as JSON values."""
 
+import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from pipeline.common.paths import OUTBOX
 
@@ -27,12 +28,12 @@ def shorten(value):
 
 @dataclass
 class RunRecord:
-    """Everything that is to be logged of a run.
+    """Everything that is to be logged of a run; ValueError if a value has another type.
 
-    name: its folder in the outbox. key: the tag whose value, a checksum or a random number,
+    name: of its folders in the outbox. key: the tag whose value, a checksum or a random number,
     identifies the run. store: the store that it belongs to, None for any. dataset: the fields of
     MLflow's Dataset. metrics: [name, value, time, step]. texts: file name -> contents of an
-    artifact. files: subfolder of other artifacts.
+    artifact.
     """
 
     name: str
@@ -43,29 +44,16 @@ class RunRecord:
     dataset: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
-    files: str = "files"
     status: str = RUNNING
     start: int = field(default_factory=now)
     end: int | None = None
 
-    @classmethod
-    def from_json(cls, values):
-        """Return the record of these JSON values, unknown ones ignored; ValueError if invalid."""
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValueError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"it is not a record of this version: {reason}") from None
-
     def acquire_lock(self, timeout=0):
         """Return the lock that a training holds until it ends, None if another process holds it."""
-        OUTBOX.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(OUTBOX / f"{self.name}.lock")
-        try:
-            lock.acquire(timeout)
-        except Timeout:
-            return None
-        return lock
+        lock = FileLock(OUTBOX / f"{self.name}.lock", timeout=timeout)
+        with contextlib.suppress(Timeout):
+            lock.acquire()
+        return lock if lock.is_locked else None
 
     def is_running(self):
         """Return whether a process holds the lock."""

@@ -34,9 +34,9 @@ def defer_stop_signals():
 
 
 def warn(message):
-    """Print a warning to stderr, once per process."""
+    """Print a warning to stderr as one line, once per process."""
     if message not in warned:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print("warning:", *message.split(), file=sys.stderr, flush=True)
     warned.add(message)
 
 

@@ -116,7 +116,7 @@ function inside(reader, i, layer, head) {  // the steps of the prediction at pos
     hidden: reader.at(saved.hidden, i, 4 * D).slice(),
     y: add(residual, mlp_out),
     best, logit: reader.logits[i * V + best],
-    terms: [  // there is no LayerNorm before the head, so the logit is exactly the sum of these
+    terms: [  // there is no final LayerNorm, so the logit is exactly the sum of these
       ["token_embedding", to_logit(token)], ["position_embedding", to_logit(position)],
       ...reader.saved.flatMap((of, l) => [[`blocks.${l}: attn_out`, to_logit(reader.at(of.attn_out, i))],
         [`blocks.${l}: mlp_out`, to_logit(reader.at(of.mlp_out, i))]]),

@@ -1,7 +1,7 @@
-"""Whether model.js still computes what baregpt computes.
+"""Check that model.js still computes what baregpt computes.
 
 model.js repeats the forward pass of baregpt in JavaScript, so a change of the model needs the same
-change there. The logits of a small model tell whether it has been changed.
+change there. The logits of a small model show whether the two agree.
 """
 
 import re
@@ -17,7 +17,7 @@ PARAMETERS = {  # of each block, and of the rest
     "mlp.b1", "mlp.w2", "mlp.b2", "token_embedding", "position_embedding", "head.weight",
     "head.bias",
 }  # fmt: skip
-# Of `sample_logits`, without and with rotary position embeddings.
+# Returned by `sample_logits`, without and with rotary position embeddings.
 LOGITS = {
     False: [15.857162, 1.528654, -14.205292, -16.878958, -4.034188],
     True: [14.881512, 10.074564, -3.994892, -14.391462, -11.556589],
@@ -34,18 +34,18 @@ def sample_logits(rotary):
 
 
 def mismatch(config):
-    """Return a sentence that says what model.js does not know of this model, or None."""
+    """Return a sentence that names what model.js does not support in this model, or None."""
     names = {re.sub(r"^blocks\.\d+\.", "", name) for name in parameter_shapes(config)}
     unknown = sorted(names ^ PARAMETERS) + sorted(vars(config).keys() ^ FIELDS)
     if unknown:
         return (
-            "the explorer page shows nothing, because its model.js was not made for"
+            "the explorer page shows nothing, because its model.js does not support"
             f" {unknown[0]!r}; {WAY_OUT}"
         )
     for rotary, logits in LOGITS.items():
         if not np.allclose(sample_logits(rotary), logits, rtol=0, atol=1e-4):
             return (
-                "the explorer page shows nothing, because the forward pass of baregpt computes"
-                f" other logits than its model.js; {WAY_OUT}"
+                "the explorer page shows nothing, because its model.js does not compute the same"
+                f" logits as baregpt; {WAY_OUT}"
             )
     return None

@@ -24,11 +24,11 @@ PARTS = {
     ],
 }  # fmt: skip
 SOURCES = "embedding", "layer_norm", "attention", "softmax", "mlp", "block"  # shown in the page
-METADATA = "steps", "train_loss", "validation_loss"  # what is the same for every reproduction
+METADATA = "steps", "train_loss", "validation_loss"  # the same for every reproduction
 FLOAT16_MAX = np.finfo(np.float16).max
 MISMATCH = (
-    "This page shows nothing, because its model.js computes other logits than baregpt. The code of"
-    " the model has changed; make the same change in pipeline/explorer/model.js."
+    "This page shows nothing, because its model.js does not compute the same logits as baregpt. The"
+    " code of the model has changed; make the same change in pipeline/explorer/model.js."
 )
 
 
@@ -49,8 +49,8 @@ def sources():
 
 
 def read_snapshots(path, config):
-    """Return the snapshots of a training, which pipeline/training/snapshots.py describes; None if
-    there are none of a model of this shape.
+    """Return the snapshots of a training run (see pipeline/training/snapshots.py), or None if there
+    are none for a model of this shape.
     """
     if not path.exists():
         return None
@@ -62,11 +62,11 @@ def read_snapshots(path, config):
 
 def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     """Write one self-contained HTML file: the weights in half precision, the code that runs them,
-    and `text` to begin with.
+    and `text`, with which the page starts.
 
-    `snapshots` are those of `read_snapshots`. The same weights,
-    text and snapshots give the same bytes. Returns None, or a sentence that says why the page shows
-    nothing: the code of the model has changed, and model.js has not.
+    `snapshots` are those of `read_snapshots`. The same weights, text and snapshots give the same
+    bytes. Returns None, or a sentence that says why the page shows nothing: the code of the model
+    has changed, and model.js has not.
     """
     halves = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
     refused = mismatch(model.config)

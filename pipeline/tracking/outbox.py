@@ -1,17 +1,17 @@
 """Run records on disk, in data/undelivered, until MLflow has them.
 
 A process of its own delivers them, so training does not depend on MLflow. Delivering a record again
-changes nothing, so a delivery can be interrupted anywhere: the next stage, or `python -m
-pipeline.deliver`, delivers what is left.
+changes nothing, so a delivery can be interrupted anywhere; the next one delivers what is left.
 """
 
 import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
+import zlib
 
 from baregpt.files import atomic_write
 from pipeline.common.inputs import checksum
@@ -26,56 +26,64 @@ DELIVERY_TIMEOUT = 60  # seconds for all records, without their artifacts
 BANDWIDTH = 250_000  # bytes of artifacts per second
 MAX_MEMORY = 1 << 30  # bytes that a delivery may use: a server may answer without end
 STOP_TIMEOUT = 3  # seconds to wait for a delivery when a stage is interrupted
+RECORD = "record.json"
 WORKER_FLAG = "--worker"
 
 
 def enqueue(record, files=()):
-    """Write a record and its artifacts atomically; the caller holds its lock."""
-    folder = OUTBOX / record.name
+    """Write a record, in a folder with its artifacts, in place of its earlier version.
+
+    The record comes last: until then the folder is ignored, and afterwards nothing changes in it.
+    """
+    earlier = sorted(OUTBOX.glob(f"{record.name}.*[0-9]"))
+    number = 1 + int(earlier[-1].suffix[1:]) if earlier else 0
+    folder = OUTBOX / f"{record.name}.{number:08}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = [path for path in folder.iterdir() if path.is_dir()]
-        record.files = os.path.basename(tempfile.mkdtemp(dir=folder))
+        folder.mkdir(parents=True)
     except OSError as error:
         raise OSError(f"cannot write {folder}: {error.strerror}") from None
     for path in files:
-        with atomic_write(folder / record.files / path.name) as file:
+        with atomic_write(folder / path.name) as file:
             file.write(path.read_bytes())
-    with atomic_write(folder / "record.json") as file:
+    with atomic_write(folder / RECORD) as file:
         file.write(json.dumps(vars(record)).encode())
-    for path in before:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in earlier:
+        remove(path)
+
+
+def remove(folder):
+    """Delete a record, and then its artifacts: a record is always complete."""
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def attach_artifacts(md5, section, params, *paths):
-    """Add outputs of a stage to the run that made the weights with this MD5, or to a new run, with
-    their params as tags, because the params of a run cannot change.
-    """
+    """Add outputs of a stage, with its params as tags, to the run of the weights with this MD5."""
     if checksum(WEIGHTS) != md5:  # the stage reports that
         return
+    # not as params, because those of a run cannot change
     tags = {f"{section}.{name}": shorten(value) for name, value in params.model_dump().items()}
     tags["weights.md5"] = md5
-    record = RunRecord(f"{md5}-{section}", "weights.md5", tags, store.store_name())
+    place = store.store_name()
+    name = f"{md5}-{section}-{zlib.crc32(place.encode()):x}"  # one for each store
+    record = RunRecord(name, "weights.md5", tags, place)
     record.finish(FINISHED)
-    lock = record.acquire_lock(timeout=10)
     enqueue(record, [WEIGHTS, *paths])
-    if lock:
-        lock.release()
     DeliveryProcess().close()
 
 
 def queued():
-    """Return (record, its folder, its bytes) of all records that belong to the current store:
-    trainings first, because the others belong to them. If nobody holds its lock, it was killed.
-    """
+    """Return (record, its folder) of the records of this store, trainings first."""
     found = []
-    for path in OUTBOX.glob("*/record.json"):
-        data = path.read_bytes()
+    for folder in sorted(OUTBOX.glob("*")):  # the latest version of a record last
         try:
-            # earlier versions wrote no name
-            record = RunRecord.from_json({"name": path.parent.name} | dict(json.loads(data)))
+            # former releases wrote no name
+            values = {"name": folder.name} | json.loads((folder / RECORD).read_bytes())
+            record = RunRecord(**values)
+        except OSError:  # no record, or not any more
+            continue
         except (TypeError, ValueError) as error:
-            warn(f"cannot deliver {path.parent}, which is left as it is ({error})")
+            warn(f"cannot deliver {folder}, which is left as it is ({error})")
             continue
         if record.store not in (None, store.store_name()):
             warn(
@@ -83,47 +91,49 @@ def queued():
                 " to deliver them"
             )
             continue
-        if record.status == RUNNING and not record.is_running():
+        if record.status == RUNNING and not record.is_running():  # it could not say so itself
             record.finish(KILLED)
-        found.append((record, path.parent, data))
-    return sorted(found, key=lambda entry: entry[0].key != "training")
+        found.append((record, folder))
+    return sorted(found, key=lambda entry: entry[0].key != "training")  # others belong to them
+
+
+def time_limit():
+    """Return the seconds that a delivery may take."""
+    size = 0
+    with contextlib.suppress(OSError):  # another delivery may delete them meanwhile
+        for path in [*OUTBOX.glob("*/*"), WEIGHTS]:
+            size += path.stat().st_size
+    return DELIVERY_TIMEOUT + size // BANDWIDTH
 
 
 def limited():
     """Return a context that limits the time and the memory that talking to MLflow takes."""
-    files = [WEIGHTS, *OUTBOX.glob("*/*/*")]
-    size = sum(path.stat().st_size for path in files if path.exists())
-    return limits("MLflow", DELIVERY_TIMEOUT + size // BANDWIDTH, MAX_MEMORY)
+    return limits("MLflow", time_limit(), MAX_MEMORY)
 
 
 def deliver():
-    """Deliver all records; return how many are complete. OSError, after all others, if one of them
-    could not be delivered.
-    """
+    """Deliver all records; return how many are complete. OSError at the end if any is left."""
     count, failed = 0, {}
     with limited(), store.LOCK:
         records = queued()
         connection = store.connect() if records else ()
-        for record, folder, data in records:
+        for record, folder in records:
             weights = record.tags.get("weights.md5", record.name)
             if weights in failed:  # their run has to be first
                 continue
+            files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != RECORD]
             try:
-                send(record, sorted((folder / record.files).glob("*")), *connection)
+                send(record, files, *connection)
             except Exception as error:  # of any type: each kind of store has its own
-                if (folder / "record.json").read_bytes() != data:
-                    continue  # a newer version was written meanwhile
+                if not (folder / RECORD).exists():
+                    continue  # a later version was written meanwhile
                 failed[weights] = f"MLflow refused a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
-                    store.connect()  # a server that refuses a request may also hang up
-                connection = store.connect()
+                    store.connect()  # again: a server that refuses a request may also hang up
                 continue
-            if record.end and (lock := record.acquire_lock()):
-                if (folder / "record.json").read_bytes() == data:  # else there is a newer version
-                    shutil.rmtree(folder)
-                    os.unlink(lock.lock_file)
-                    count += 1
-                lock.release()
+            if record.end:
+                remove(folder)
+                count += 1
     for failure in failed.values():
         raise OSError(failure)
     return count
@@ -133,17 +143,16 @@ class DeliveryProcess:
     """A process that delivers the outbox, so that training never waits for MLflow."""
 
     def __init__(self):
-        read_end, write_end = os.pipe()
-        self.pipe = open(write_end, "wb", buffering=0)  # noqa: SIM115 - closed by close()
-        if hasattr(os, "set_blocking"):  # not on Windows with Python 3.11
-            os.set_blocking(write_end, False)
         command = [sys.executable, "-m", "pipeline.deliver", WORKER_FLAG]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         # in a session of its own, so that Ctrl-C reaches only this process
         self.process = subprocess.Popen(
-            command, stdin=read_end, env=environment, start_new_session=True
+            command, bufsize=0, stdin=subprocess.PIPE, env=environment, start_new_session=True
         )
-        os.close(read_end)
+        assert self.process.stdin
+        self.pipe = self.process.stdin
+        if hasattr(os, "set_blocking"):  # not on Windows with Python 3.11
+            os.set_blocking(self.pipe.fileno(), False)
 
     def notify(self):
         """Have it deliver what is in the outbox now."""
@@ -155,7 +164,11 @@ class DeliveryProcess:
         self.pipe.close()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout)
+                self.process.wait(timeout or time_limit())
+            if not timeout:  # a delivery that was under way took time from the last one
+                self.process.send_signal(getattr(signal, "SIGALRM", signal.SIGTERM))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_TIMEOUT)
         finally:
             self.process.kill()
 

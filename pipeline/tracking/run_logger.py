@@ -86,5 +86,4 @@ class RunLogger(contextlib.AbstractContextManager):
         self.record.tags["weights.md5"] = checksum(WEIGHTS)
         self.record.finish(FINISHED)
         enqueue(self.record, [WEIGHTS, VOCAB, LOSS_PLOT])
-        self.lock.release()
         self.delivery.close()

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sqlite3
+from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -15,7 +16,7 @@ from pipeline.common.paths import CHECKOUT, OUTBOX
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
 EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
-STORE, ARTIFACTS = CHECKOUT / "mlflow.db", CHECKOUT / "mlruns"
+STORE, ARTIFACTS = CHECKOUT / "mlflow.db", "mlruns"  # beside the database that knows them
 LOCK = FileLock(OUTBOX / "lock", timeout=60)  # held while writing to the store
 PATHS = [  # tables and columns of MLflow's database
     ("experiments", "artifact_location"),
@@ -27,13 +28,15 @@ PATHS = [  # tables and columns of MLflow's database
 
 
 def tracking_uri():
-    """Return MLFLOW_TRACKING_URI, or else the address of the checkout's own SQLite store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    """Return MLFLOW_TRACKING_URI, or else the address of our own SQLite store."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}"
+    # relative to the checkout, also in a temporary copy of it
+    return re.sub("(?<=^sqlite:///).*", lambda path: str(CHECKOUT / path[0]), uri)
 
 
 def store_name():
-    """Return the tracking URI without passwords, by which records remember their store."""
-    return re.sub(r"[^\s'\"/]*@|\?.*|/$", "", tracking_uri())
+    """Return the tracking URI without passwords and the path of the checkout, for records."""
+    return re.sub(r"[^\s'\"/]*@|\?.*|/$", "", tracking_uri().replace(f"{CHECKOUT}{os.sep}", ""))
 
 
 def connect():
@@ -50,15 +53,12 @@ def connect():
     # a pooled connection would go on writing to a database that was deleted
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
-    uri = tracking_uri()
-    if uri.startswith("sqlite:///"):  # relative to the checkout, also in a temporary copy of it
-        uri = f"sqlite:///{CHECKOUT / uri.removeprefix('sqlite:///')}"
     try:
-        if uri == f"sqlite:///{STORE}":
+        if tracking_uri() == f"sqlite:///{STORE}":
             create_store()
             relocate_artifacts()
-        client = mlflow.MlflowClient(uri)
-        return client, get_or_create_experiment(client, uri)
+        client = mlflow.MlflowClient(tracking_uri())
+        return client, get_or_create_experiment(client)
     except Exception as error:  # of any type: each kind of store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
@@ -66,19 +66,18 @@ def connect():
         raise OSError(f"MLflow cannot use its store {store_name()} ({reason})") from None
 
 
-def get_or_create_experiment(client, uri):
+def get_or_create_experiment(client):
     """Return the id of our experiment; ValueError if it was deleted and can be restored."""
-    from mlflow import MlflowException
     from mlflow.entities import ViewType
 
     query = f"tags.`{EXPERIMENT_TAG}` = 'true'"
     tagged = client.search_experiments(ViewType.ALL, filter_string=query)
     experiment = tagged[0] if tagged else client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        location = None if re.match("https?://", uri) else ARTIFACTS.as_uri()
-        with contextlib.suppress(MlflowException):  # another process has created it
-            client.create_experiment(EXPERIMENT, location)
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        kind, _, path = tracking_uri().partition(":///")
+        database = Path(path) if kind == "sqlite" else STORE
+        location = None if kind.startswith("http") else (database.parent / ARTIFACTS).as_uri()
+        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, location))
     number = experiment.experiment_id
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
@@ -97,23 +96,23 @@ def create_store():
     with LOCK:
         if STORE.exists() and STORE.stat().st_size:
             return
-        for temporary in CHECKOUT.glob(f"{STORE.name}.*.tmp*"):  # of a killed process
-            temporary.unlink()
-        temporary = STORE.with_name(f"{STORE.name}.{os.getpid()}.tmp")
+        temporary = STORE.with_name(f"{STORE.name}.tmp")
+        temporary.unlink(missing_ok=True)  # of a killed process
         mlflow.MlflowClient(f"sqlite:///{temporary}").search_experiments()
         os.replace(temporary, STORE)
 
 
 def relocate_artifacts():
-    """Update the artifact paths in our store that lead to another checkout although the files are
-    here: ours was moved or copied. MLflow's paths are absolute (its issue 3144).
+    """Update the artifact paths in our store that lead elsewhere although the files are here: the
+    checkout was moved or copied. MLflow's paths are absolute (its issue 3144).
     """
-    ARTIFACTS.mkdir(exist_ok=True)  # where new runs go
+    here = CHECKOUT / ARTIFACTS
+    here.mkdir(exist_ok=True)  # where new runs go
     with contextlib.closing(sqlite3.connect(STORE, timeout=60)) as store, store:
         for table, column in PATHS:
             paths = f"SELECT DISTINCT {column} FROM {table} WHERE {column} LIKE 'file:%/mlruns%'"
             for (uri,) in store.execute(paths).fetchall():
-                new = re.sub(".*/mlruns(?=/|$)", lambda _: ARTIFACTS.as_uri(), uri)
+                new = here.as_uri() + uri.rpartition(f"/{ARTIFACTS}")[2]
                 if os.path.exists(url2pathname(urlparse(new).path)):
                     store.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, uri))
 

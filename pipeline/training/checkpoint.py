@@ -1,7 +1,7 @@
-"""Checkpoints: the complete state of a training, from which it resumes bitwise identically.
+"""Checkpoints: the complete state of a training run, which resumes from it bitwise identically.
 
-A checkpoint is named after the fingerprint of the inputs of its training, so a training only
-resumes from its own, and after its run. It lies in the checkout itself, where it outlives the
+A checkpoint is named after its run and the fingerprint of the run's inputs, so a run resumes only
+from a checkpoint with the same inputs. It lies in the checkout itself, where it outlives the
 temporary copies in which DVC runs experiments.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from baregpt.files import atomic_write
 from pipeline.common.paths import CHECKPOINTS
@@ -19,11 +20,11 @@ from pipeline.common.record import RunRecord
 from pipeline.common.stage import defer_stop_signals, warn
 from pipeline.training.progress import Progress
 
-MAX_CHECKPOINTS = 2  # of trainings that are not running, besides the one just written
+MAX_CHECKPOINTS = 2  # the one just written, and others of runs that are not active
 
 
 def fingerprint(inputs):
-    """Return a checksum of everything that determines the result of a training."""
+    """Return a checksum of everything that determines the result of a training run."""
     text = json.dumps([inputs.values, np.__version__], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -56,10 +57,11 @@ def read_checkpoint(path):
     try:
         with np.load(path) as saved:  # unpickles nothing
             state = json.loads(bytes(saved["state"]))
-        progress, record = Progress(**state["progress"]), RunRecord.from_json(state["record"])
+        progress, record = Progress(**state["progress"]), RunRecord(**state["record"])
         return Checkpoint(path, int(state["number"]), dict(state["inputs"]), progress, record)
     except Exception as error:  # of any type: the file may hold anything
-        raise ValueError(f"it is damaged or from another version: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"it is damaged or from another version: {reason}") from None
 
 
 def read_arrays(path, arrays):
@@ -85,22 +87,22 @@ def all_checkpoints():
 
 
 class TrainingState:
-    """Everything that a training needs to resume: arrays, progress, and the record of its run."""
+    """Everything that a training run needs to resume: arrays, progress, and its MLflow record."""
 
     def __init__(self, inputs, model, optimizer, progress):
         self.inputs, self.model = inputs, model
         self.arrays = state_arrays(model, optimizer)
         self.progress = progress
         self.record: RunRecord  # of MLflow; with its lock on rank 0 only
-        self.lock = None
+        self.lock: FileLock
 
     @property
     def path(self):
-        run = self.record.name[:8]  # two trainings with the same inputs may run, in two copies
+        run = self.record.name[:8]  # two runs with the same inputs may be active, in two copies
         return CHECKPOINTS / f"{fingerprint(self.inputs)[:16]}-{run}.npz"
 
     def begin(self, record):
-        """Set the record of a training that starts from the beginning."""
+        """Set the record of a training run that starts from the beginning."""
         self.record, self.lock = record, record.acquire_lock()
 
     def save(self):
@@ -124,16 +126,20 @@ class TrainingState:
             other.path.unlink(missing_ok=True)
 
     def delete(self):
-        """Delete the checkpoint of a training that has finished."""
+        """Delete the checkpoint of a training run that has finished, and its lock, still held, so
+        that no other run resumes from it.
+        """
         for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
+        with contextlib.suppress(OSError):  # Windows does not delete open files
+            Path(self.lock.lock_file).unlink()
 
     def resume(self):
-        """Load the checkpoint of this training; return whether there was one.
+        """Load the checkpoint of this training run; return whether there was one.
 
-        For each checkpoint of another training, print how its inputs differ.
+        For each checkpoint of another run, print how its inputs differ.
         """
         own = fingerprint(self.inputs)[:16]
         for path in sorted(CHECKPOINTS.glob("*.npz")):
@@ -148,7 +154,8 @@ class TrainingState:
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
                 warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
-                path.replace(path.with_suffix(".damaged"))
+                with contextlib.suppress(OSError):  # that training has ended meanwhile
+                    path.replace(path.with_suffix(".damaged"))
                 continue
             for name, array in self.arrays.items():
                 array[...] = saved[name]
@@ -159,7 +166,7 @@ class TrainingState:
 
 
 def print_difference(path, inputs):
-    """Print why this training does not resume from a checkpoint."""
+    """Print why this training run does not resume from a checkpoint."""
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:

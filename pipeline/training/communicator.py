@@ -156,7 +156,7 @@ def report_on_rank_zero(communicator):
 
 
 def abort(message):
-    """Print an error and exit, which ends the training on all ranks: `launch` stops them when it
+    """Print an error and exit, which ends training on all ranks: `launch` stops them when it
     reads the message, launchers when a rank exits. MPI's Abort would wait for unreachable ranks.
     """
     for stop in STOP_SIGNALS:

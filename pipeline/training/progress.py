@@ -1,4 +1,4 @@
-"""The progress of a training: its loss curves and its best step."""
+"""The progress of a training run: its loss curves and its best step."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """The state of a training besides its arrays, as JSON values."""
+    """The state of a training run, except its arrays, as JSON values."""
 
     train_curve: list = field(default_factory=list)  # the loss of each step
     validation_curve: list = field(default_factory=list)  # [step, loss] of each evaluation

@@ -1,4 +1,4 @@
-"""Snapshots: the losses and attention weights of one held-out line, at a few steps of a training.
+"""Snapshots: the losses and attention weights of one held-out line, at some steps of a run.
 
 data/snapshots.json holds {"text", "steps", "max_nats", "snapshots"}, one snapshot per step:
 "predictions", the id of the most likely next character at each position; "losses", of the second
@@ -51,7 +51,7 @@ def take_snapshot(model, ids):
 
 
 def write_snapshots(path, text, steps, snapshots):
-    """Write the snapshots of a training to a JSON file."""
+    """Write the snapshots of a training run to a JSON file."""
     contents = {"text": text, "steps": steps, "max_nats": MAX_NATS, "snapshots": snapshots}
     with atomic_write(path) as file:
         file.write(json.dumps(contents).encode() + b"\n")

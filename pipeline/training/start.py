@@ -1,4 +1,4 @@
-"""What a training starts from: the params, the encoded text, and the initial model."""
+"""The start of a training run: the params, the encoded text, and the initial model."""
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def check_lengths(params, train_ids, validation_ids):
 
 
 def check_prompts(params, vocab):
-    """ValueError, before the training, if a prompt has characters outside the vocabulary."""
+    """ValueError, before training starts, if a prompt has characters outside the vocabulary."""
     for section in ("sample", "plot_attention"):
         if prompt := getattr(params, section).prompt:
             encode_prompt(vocab, prompt, f"{section}.prompt")
