@@ -165,10 +165,8 @@ def run_steps(steps, state, interval, logger, communicator, snapshots):
         is_due = step == 1 or step % interval == 0
         finite = math.isfinite(validation_loss or 0)
         if not finite or (is_due and not np.isfinite(state.model.flat).all()):
-            raise ValueError(
-                f"training diverged at step {step} (gradient norm {norm:.4g}): lower the learning"
-                f" rate ({learning_rate:.4g})"
-            )
+            where = f"step {step} (gradient norm {norm:.4g})"
+            raise ValueError(f"training diverged at {where}: lower the learning rate")
         if state.progress.add(step, train_loss, validation_loss):
             state.arrays["best"][:] = state.model.flat
         if logger:

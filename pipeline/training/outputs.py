@@ -20,9 +20,9 @@ def excerpt(vocab, ids, block_size):
     """Return up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
     most block_size; from its beginning if it is a single line.
     """
-    text = vocab.decode(ids[:1000])
+    text, length = vocab.decode(ids[:1000]), min(EXCERPT_LENGTH, block_size)
     start = text.find("\n") + 1
-    return text[start : start + min(EXCERPT_LENGTH, block_size)] or text[:block_size]
+    return text[start : start + length] or text[:length]
 
 
 def snapshot_line(vocab, ids, config):
