@@ -1,4 +1,4 @@
-"""Time to loss of recipes/seconds.txt and of nanoGPT's CPU recipe: python -m benchmarks.time_to_loss
+"""Time to loss: recipes/seconds.txt and nanoGPT's CPU recipe (python -m benchmarks.time_to_loss).
 
 Both train alternately, with the full schedule and in a new process each time, and are scored on the
 held-out last 10% of the text. The time is that of training alone.
