@@ -4,7 +4,13 @@ import webbrowser
 
 from baregpt.weights import read_weights
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import EXPLORER_PAGE_BY_HAND, PRETRAINED, SNAPSHOTS, WEIGHTS
+from pipeline.common.paths import (
+    EXPLORER_PAGE_BY_HAND,
+    PRETRAINED,
+    PRETRAINED_SNAPSHOTS,
+    SNAPSHOTS,
+    WEIGHTS,
+)
 from pipeline.common.stage import run, warn
 from pipeline.explorer.page import read_snapshots, write_page
 
@@ -17,7 +23,8 @@ def main():
     known = "".join(c for c in TEXT if c in vocab.characters) or vocab.characters[:1]
     page = EXPLORER_PAGE_BY_HAND
     text = metadata.get("excerpt") or known
-    snapshots = read_snapshots(SNAPSHOTS, model.config) if path == WEIGHTS else None
+    snapshots_path = SNAPSHOTS if path == WEIGHTS else PRETRAINED_SNAPSHOTS
+    snapshots = read_snapshots(snapshots_path, model.config)
     if refused := write_page(page, model, vocab, metadata, checksum(path), text, snapshots):
         warn(refused)
     print(f"wrote {page} for {path} ({page.stat().st_size / 1e6:.1f} MB)")

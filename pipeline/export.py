@@ -1,14 +1,15 @@
-"""Export the trained weights in half precision to baregpt/pretrained.pkl, the included weights."""
+"""Export the trained weights, in half precision, and their snapshots as the included ones."""
 
 import json
 import platform
 
 import numpy as np
 
+from baregpt.files import atomic_write
 from baregpt.model import GPT
 from baregpt.weights import read_weights, save_weights
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import PRETRAINED, WEIGHTS
+from pipeline.common.paths import PRETRAINED, PRETRAINED_SNAPSHOTS, SNAPSHOTS, WEIGHTS
 from pipeline.common.stage import run
 from pipeline.tracking import outbox, store
 from pipeline.tracking.sweep import find_by_tag
@@ -29,6 +30,8 @@ def main():
     metadata["seconds"] = (training.info.end_time - training.info.start_time) / 1000
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)
+    with atomic_write(PRETRAINED_SNAPSHOTS) as file:
+        file.write(SNAPSHOTS.read_bytes())
     print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")
     for name, value in metadata.items():
         print(f"  {name}: {value}")

@@ -13,8 +13,9 @@ from conftest import ROOT
 from matplotlib.image import imread
 from playwright.sync_api import expect
 
-from baregpt import GPT, Config, Vocab, save_weights
+from baregpt import GPT, Config, Vocab, load_pretrained, save_weights
 from baregpt.layers import block, embedding, softmax
+from pipeline.common.paths import PRETRAINED_SNAPSHOTS
 from pipeline.explorer.page import read_snapshots, write_page
 from pipeline.plot_attention import plot_attention
 from pipeline.training.snapshots import take_snapshot, write_snapshots
@@ -498,6 +499,12 @@ def test_watch_it_learn(opened, tmp_path):
         assert "".join(predicted) == expected.translate({10: "↵", 32: "␣"})
         page.locator("#snapshot").press("End")
     expect(page.locator("#snapshot-maps canvas")).to_have_count(6)
+
+
+def test_the_included_weights_have_snapshots():
+    snapshots = read_snapshots(ROOT / PRETRAINED_SNAPSHOTS, load_pretrained()[0].config)
+    assert snapshots["steps"] == 3900  # as in recipes/best.txt
+    assert len(snapshots["snapshots"]) > 5
 
 
 def test_hebrew_chinese_and_emoji(opened):

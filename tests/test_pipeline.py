@@ -425,6 +425,9 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
     assert json.loads(metadata["recipe"])["train.steps"] == "20"
     assert metadata["seconds"] > 0
     assert {"corpus_sha256", "validation_loss", "train_loss", "python", "numpy"} <= metadata.keys()
+    snapshots = (finished.path / "data/snapshots.json").read_bytes()
+    exported = finished.path / "pipeline/explorer/pretrained_snapshots.json"
+    assert exported.read_bytes() == snapshots
     (finished.path / "data/weights.pkl").unlink()
     assert "Training" not in finished.run("python", "-m", "baregpt", "--length", "20").stdout
 
