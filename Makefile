@@ -132,6 +132,6 @@ lint: .venv/.tests
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dvc_plots docs/explore.html
-	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl metrics.json \
+	cd data && rm -rf checkpoints corpus.json text.txt vocab.json train.npy validation.npy weights.pkl \
 		train_loss.csv validation_loss.csv loss.png snapshots.json samples.txt attention.png explore.html *.lock *.tmp
 	rm -f data/undelivered/*lock; rmdir data/undelivered 2>/dev/null || true  # unless it has records

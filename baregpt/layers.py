@@ -56,7 +56,7 @@ def embedding_backward(dy, saved):
     """Sum dy over all uses of each embedding. The ids are integers and have no gradient.
 
     Indexing rows of `tokens` equals multiplying by a one-hot matrix, so the gradient is
-    one_hotᵀ dy. A matrix product is faster than np.add.at and sums in a fixed order.
+    one_hotᵀ dy. A matrix product is faster than np.add.at, which would sum row by row.
     """
     one_hot_transposed = np.arange(saved.vocab_size)[:, None] == saved.ids.reshape(-1)  # (V, N)
     dtokens = one_hot_transposed.astype(dy.dtype) @ dy

@@ -36,7 +36,7 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not field.type or (field.type is int and value < 1):
-                kind = "True or False" if field.type is bool else "a positive integer"
+                kind = "True or False" if field.type is bool else "a positive int"
                 raise ValueError(f"{field.name} must be {kind}, got {value!r}")
         d_model, n_heads = self.d_model, self.n_heads
         if d_model % n_heads:
@@ -77,7 +77,9 @@ def initialize(parameters, seed):
 
     A matrix is drawn from N(0, 1 / fan_in), where fan_in is its number of rows. An output is a sum
     over fan_in inputs, so its variance is that of an input. The matrices that write to the residual
-    stream start at zero, so every block starts as the identity.
+    stream start at zero, so every block starts as the identity. The rows of the embedding tables
+    are not summed: the residual stream starts with variance 1 / V + 1 / block_size, and the first
+    LayerNorm rescales it.
     """
     rng = np.random.default_rng(seed)
     for name, parameter in parameters.items():
@@ -91,8 +93,8 @@ def initialize(parameters, seed):
 def rotary_phases(config, dtype):
     """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (T, d / 2).
 
-    The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The paper's base of 10,000
-    is for 512 tokens; with it, half of the pairs rotate by less than half a turn in 256 characters.
+    The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The usual base
+    is 10,000; with it, half of the pairs rotate by less than half a turn in 256 characters.
     """
     d = config.d_model // config.n_heads
     frequencies = 1000.0 ** -np.linspace(0, 1, d // 2, endpoint=False)  # 2k / d from 0 to 1
@@ -181,7 +183,7 @@ class GPT:
 
         ids (B, T); targets (B, T), the character that follows each of them.
         """
-        return layers.cross_entropy(self.forward(ids)[0], np.ravel(targets))[0]
+        return layers.cross_entropy(self.forward(ids)[0], np.reshape(targets, np.size(ids)))[0]
 
     def loss_and_gradients(self, ids, targets, dropout=0.0, seed=None):
         """Return the loss as above, and a dict from each parameter's name to its gradient.
@@ -191,7 +193,7 @@ class GPT:
         """
         rng = np.random.default_rng(seed) if dropout else None
         logits, saved = self.forward(ids, dropout=dropout, rng=rng)
-        loss, saved_loss = layers.cross_entropy(logits, np.ravel(targets))
+        loss, saved_loss = layers.cross_entropy(logits, np.reshape(targets, np.size(ids)))
         return loss, self.backward(layers.cross_entropy_backward(saved_loss), saved)
 
     def attention(self, ids):

@@ -16,7 +16,8 @@ class TrainConfig:
     """Hyperparameters of training.
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
-    thread processes one part at a time, so more threads than shards are useless. The number of
+    thread processes one part at a time, so more threads than shards do not speed
+    up the forward and backward passes. The number of
     shards affects the last bits of the result; the number of threads does not. The learning rates
     are the peaks of the schedule. A `muon_learning_rate` other than 0 selects Muon for the matrices
     of the blocks, and `weight_decay` applies to these matrices only.
@@ -38,8 +39,9 @@ class TrainConfig:
     seed: int = 1
 
     def __post_init__(self):
-        if self.batch_size % self.shards:
-            raise ValueError(f"batch_size ({self.batch_size}) must be divisible by shards")
+        if self.shards < 1 or self.batch_size < 1 or self.batch_size % self.shards:
+            message = f"batch_size ({self.batch_size}) must be a multiple of shards ({self.shards})"
+            raise ValueError(message)
 
 
 def random_windows(ids, length, count, seed):
@@ -105,7 +107,8 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
     distribute : takes `pool.map` and returns a map that spans several processes, for example
         Communicator.distribute in pipeline/training/communicator.py
 
-    The same model, ids and config give bitwise identical parameters on any number of threads.
+    On one machine, the same model, ids and config give bitwise identical parameters on any number
+    of threads.
     Raises ValueError if a split is too short for a window, or if training diverges.
     """
     length = model.config.block_size
@@ -137,9 +140,8 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
             norm = float(np.sqrt(np.sum(squared_norms, dtype=np.float64)))
             learning_rate = lr_scale(step, config) * config.learning_rate
             if not np.isfinite(norm + train_loss):
-                state = f"loss {train_loss:.4g}, gradient norm {norm:.4g}"
-                lower = f"lower the learning rate ({learning_rate:.4g})"
-                raise ValueError(f"training diverged at step {step} ({state}): {lower}")
+                where = f"step {step} (loss {train_loss:.4g}, gradient norm {norm:.4g})"
+                raise ValueError(f"training diverged at {where}: lower the learning rate")
             if norm > config.clip_norm:
                 for gradient in gradients:
                     gradient *= config.clip_norm / norm

@@ -134,10 +134,10 @@ def measure():
 def fit(rounds, sizes):
     """Fit the model of the step time; return its coefficients and its predictions for two ranks."""
     median = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
-    bandwidth, latency = np.polyfit(sizes, [median[f"tree {size}"] for size in sizes], 1)
+    seconds_per_byte, latency = np.polyfit(sizes, [median[f"tree {size}"] for size in sizes], 1)
     results = {
         "latency": max(0.0, float(latency)),
-        "bandwidth": 1 / float(bandwidth),
+        "bandwidth": 1 / float(seconds_per_byte),
         "median seconds": median,
     }
     for name, (shape, fitted, checked) in MODELS.items():

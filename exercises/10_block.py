@@ -5,7 +5,7 @@ Forward pass:
     residual = x + attention(layer_norm_1(x))    (N, D)
     y = residual + mlp(layer_norm_2(residual))   (N, D)
 
-Question: x is used twice, and so is the residual. Along which ways does dy come back to the
+Question: x is used twice, and so is the residual. Along which paths does dy flow back to the
 residual, and from there to x?
 
 The four arguments after dy are the backward passes of the four layers. Each is a function from the

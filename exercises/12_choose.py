@@ -1,8 +1,8 @@
 """Exercise 12: temperature and top-k.
 
-To write, the model draws a character from softmax(logits / temperature), restricted to the top_k
-largest logits of the row. Instead of drawing from probabilities, it adds random noise and takes the
-largest: if g is Gumbel noise, then
+To generate text, the model samples a character from softmax(logits / temperature), restricted to
+the top_k largest logits of the row. Instead of drawing from probabilities, it adds random noise and
+takes the largest: if g is Gumbel noise, then
 
     argmax(logits / temperature + g)
 

@@ -1,6 +1,6 @@
 """Exercise 13: the KV cache.
 
-To write one more character, the model need not read the whole text again: keys and values of
+To generate one more character, the model need not read the whole text again: keys and values of
 earlier positions do not change, because no position sees a later one. They are kept in a cache, and
 only the new position is computed.
 

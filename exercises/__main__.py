@@ -1,4 +1,4 @@
-"""Check the exercises in order, up to the first that is not right."""
+"""Check the exercises in order and stop at the first that is not correct."""
 
 import argparse
 import sys
@@ -68,7 +68,7 @@ def run(arguments):
     if args.exercise == "train":
         return training.main({exercise.function: exercise.load() for exercise in EXERCISES})
     if not one:
-        print("All exercises are right. Train the GPT that you wrote: python -m exercises train")
+        print("All solutions are correct. Train the GPT that you wrote: python -m exercises train")
     return 0
 
 

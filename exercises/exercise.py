@@ -32,7 +32,7 @@ class Exercise:
     returns : the names of the arrays that the function returns
     cases : yields (arguments, expected arrays)
     reference : where the expected arrays come from
-    slips : from a function that makes a usual mistake to the sentence that names the mistake
+    slips : from a function that makes a common mistake to the sentence that names the mistake
     hints : three, from a first idea to the last step
     in_place : whether the function may change its arguments
     """
@@ -158,7 +158,7 @@ class Exercise:
         return ", ".join(parts)
 
     def _slip(self, arguments, error, arrays, wrong):
-        """The sentence of the usual mistake with the same result, in a list; empty if unknown.
+        """The sentence of the common mistake with the same result, in a list; empty if unknown.
 
         One of the wrong arrays must be the same, or the type of the exception. If several mistakes
         fit, the one that gives most of the arrays is named.

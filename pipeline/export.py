@@ -11,7 +11,7 @@ from pipeline.common.inputs import checksum
 from pipeline.common.paths import PRETRAINED, WEIGHTS
 from pipeline.common.stage import run
 from pipeline.tracking import outbox, store
-from pipeline.tracking.client import find_by_tag
+from pipeline.tracking.sweep import find_by_tag
 
 
 def main():

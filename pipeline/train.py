@@ -7,7 +7,9 @@ prints, and logs to MLflow.
 import contextlib
 import math
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -20,12 +22,20 @@ from pipeline.common.params import load_params
 from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.stage import run, warn
+from pipeline.tracking.new_run import new_record
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
-from pipeline.tracking.run_logger import RunLogger, new_record
+from pipeline.tracking.run_logger import RunLogger
+from pipeline.tracking.samples import sample_line
 from pipeline.training.checkpoint import TrainingState, fingerprint
 from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
-from pipeline.training.outputs import snapshot_line, write_outputs
+from pipeline.training.outputs import (
+    IS_LIVE,
+    live_curves,
+    snapshot_line,
+    write_curves,
+    write_outputs,
+)
 from pipeline.training.progress import Progress
 from pipeline.training.snapshots import snapshot_steps, take_snapshot
 from pipeline.training.start import load_start
@@ -89,7 +99,7 @@ def train_model(communicator):
 
     # resume
     if is_root and not state.resume():
-        record = new_record(params, corpus, model)
+        record = new_record(params, corpus, model, (len(train_ids), len(validation_ids)))
         if params.train.init:
             record.tags["init.md5"] = checksum(params.train.init)
         state.begin(record)
@@ -109,9 +119,14 @@ def train_model(communicator):
     snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
     if is_root:
         logger = RunLogger(
-            state.record, state.lock, config.steps, completed_steps, characters_per_step
+            state.record,
+            state.lock,
+            config.steps,
+            completed_steps,
+            characters_per_step,
+            partial(sample_line, model, vocab),
         )
-    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator):
+    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator), live_curves():
         run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
         # one BLAS thread, because their number changes the last bits
@@ -136,22 +151,30 @@ def train_model(communicator):
                 state.delete()
 
 
+def timed(steps):
+    """Yield each step with the seconds that it took, without those of this loop's body."""
+    start = time.perf_counter()
+    for step in steps:
+        yield step, time.perf_counter() - start
+        start = time.perf_counter()
+
+
 def run_steps(steps, state, interval, logger, communicator, snapshots):
     """Run the training steps; keep the best parameters, log, and write checkpoints."""
-    for step, train_loss, validation_loss, learning_rate, norm in steps:
+    for (step, train_loss, validation_loss, learning_rate, norm), seconds in timed(steps):
         is_due = step == 1 or step % interval == 0
         finite = math.isfinite(validation_loss or 0)
         if not finite or (is_due and not np.isfinite(state.model.flat).all()):
-            raise ValueError(
-                f"training diverged at step {step} (gradient norm {norm:.4g}): lower the learning"
-                f" rate ({learning_rate:.4g})"
-            )
+            where = f"step {step} (gradient norm {norm:.4g})"
+            raise ValueError(f"training diverged at {where}: lower the learning rate")
         if state.progress.add(step, train_loss, validation_loss):
             state.arrays["best"][:] = state.model.flat
         if logger:
             if step in snapshots:
                 state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
-            logger.log_step(step, train_loss, validation_loss, learning_rate, norm)
+            logger.log_step(step, train_loss, validation_loss, learning_rate, norm, seconds)
+            if IS_LIVE and validation_loss is not None:
+                write_curves(state.progress)
         if logger and is_due:
             state.save()
             logger.deliver()

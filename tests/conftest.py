@@ -168,7 +168,8 @@ def small_checkout(tmp_path_factory):
             if (ROOT / name).exists():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, path / name)
-        (path / "dvc.lock").unlink(missing_ok=True)
+        for name in ("dvc.lock", "data/metrics.json"):  # of the default model
+            (path / name).unlink(missing_ok=True)
         plays = path / "data/plays.txt"
         plays.write_text(plays.read_text()[:100_000])  # scored in a second
         checkout.set_params(**SMALL)
@@ -225,6 +226,12 @@ def mlflow_runs(checkout):
     return client, client.search_runs(["1"])  # our experiment, whatever its name
 
 
+def samples_by_step(client, run):
+    """Return the lines of text that a run generated, one per evaluation."""
+    path = client.download_artifacts(run.info.run_id, "samples_by_step.txt")
+    return Path(path).read_text().splitlines()
+
+
 def delivered_runs(checkout):
     """Return the runs after what is in the outbox was delivered: an interrupted run waits for that
     only a few seconds.
@@ -257,7 +264,9 @@ def copy_of(checkout, path):
             for column in (
                 "experiments.artifact_location",
                 "runs.artifact_uri",
+                "logged_models.artifact_location",
                 "model_versions.source",
+                "model_versions.storage_location",
             ):
                 table, name = column.split(".")
                 paths = str(checkout.path), str(copy.path)

@@ -110,7 +110,7 @@ TABLE = [
         "no corpus",
         "prepare",
         params(corpus={"path": "data/none.txt"}),
-        "corpus data/none.txt does not exist; put a text file there or change corpus.path",
+        "corpus data/none.txt does not exist; put a text file there",
     ),
     (
         "empty",
@@ -152,7 +152,7 @@ TABLE = [
         "a folder",
         "prepare",
         params(corpus={"path": "data"}),
-        "corpus data cannot be read (Is a directory); change corpus.path",
+        "corpus data cannot be read (Is a directory)",
     ),
     (
         "another checksum",

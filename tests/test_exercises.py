@@ -306,7 +306,7 @@ def test_all_right_leads_to_the_training(solve, capsys):
     solve(ANSWERS)
     assert main([]) == 0
     assert capsys.readouterr().out.endswith(
-        "All exercises are right. Train the GPT that you wrote: python -m exercises train\n"
+        "All solutions are correct. Train the GPT that you wrote: python -m exercises train\n"
     )
     assert main(["7"]) == 0
     assert capsys.readouterr().out == " 7 attention_head           right\n"

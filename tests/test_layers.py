@@ -210,9 +210,9 @@ def test_rotary_scores_depend_only_on_the_distance():
 def test_layer_norm_matches_its_formula():
     x, gain, bias = 0.01 * normal(N, D) + 2, normal(D), normal(D)  # small enough for ε to matter
     y, _ = layers.layer_norm(x, gain, bias)
-    for row, expected in zip(x, y):
+    for row, actual in zip(x, y):
         std = np.sqrt(row.var() + 1e-5)
-        assert expected == pytest.approx(gain * (row - row.mean()) / std + bias)
+        assert actual == pytest.approx(gain * (row - row.mean()) / std + bias)
 
 
 def test_gelu_and_its_derivative():

@@ -111,9 +111,9 @@ def test_attention_rows_sum_to_one_and_are_causal():
     ("change", "message"),
     [
         ({"n_heads": 3}, r"d_model \(8\) must be divisible by n_heads \(3\)"),
-        ({"n_layers": 0}, "n_layers must be a positive integer, got 0"),
-        ({"block_size": 1.5}, "block_size must be a positive integer, got 1.5"),
-        ({"vocab_size": True}, "vocab_size must be a positive integer, got True"),
+        ({"n_layers": 0}, "n_layers must be a positive int, got 0"),
+        ({"block_size": 1.5}, "block_size must be a positive int, got 1.5"),
+        ({"vocab_size": True}, "vocab_size must be a positive int, got True"),
         ({"rotary": 1}, "rotary must be True or False, got 1"),
         ({"rotary": True, "n_heads": 8}, r"d_model / n_heads \(1\) must be even with rotary"),
     ],
@@ -135,6 +135,12 @@ def test_invalid_config_is_refused(change, message):
 def test_invalid_ids_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         GPT(TINY).logits(ids)
+
+
+@pytest.mark.parametrize("targets", [[[1]], [[1, 2, 3]]])
+def test_targets_of_another_length_than_the_ids_are_refused(targets):
+    with pytest.raises(ValueError, match=r"cannot reshape array of size \d into shape \(2,\)"):
+        GPT(TINY).loss([[0, 1]], targets)
 
 
 @pytest.mark.parametrize("target", [-1, 5])

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs
+from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs, samples_by_step
 
-from baregpt import load_weights
+from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights, save_weights
+from pipeline.tracking.samples import cut
+from pipeline.train import timed
 
-COMMITTED = [".gitignore", "README.md", "plays.txt"]  # what git has of data/
+COMMITTED = [".gitignore", "README.md", "metrics.json", "plays.txt"]  # what git has of data/
 STAGES = ["prepare", "vocab", "train", "sample", "plot_attention"]
 
 
@@ -143,6 +145,7 @@ def test_metrics_plots_and_graph_show_the_results(finished):
     page = (finished.path / "dvc_plots/index.html").read_text()
     for part in ("train_loss", "validation_loss", "nats per character", "attention.png"):
         assert part in page
+    assert "loss.png" in page  # the curves load Vega from the network
     graph = finished.run("dvc", "dag", "--dot").stdout
     arrows = {
         tuple(part.strip(' ";') for part in line.split("->"))
@@ -166,20 +169,24 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     assert run.data.params["train.steps"] == "20"
     assert run.data.params["model.d_model"] == "32"
     assert run.data.params["corpus.path"] == "data/plays.txt"
-    for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
-        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
-            range(1, 21)
-        ), name
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "validation_loss")] == [
-        10,
-        20,
-    ]
-    metrics = json.loads((finished_checkout.path / "data/metrics.json").read_text())
-    assert run.data.metrics["final_validation_loss"] == metrics["validation_loss"]
-    assert run.data.metrics["final_train_loss"] == metrics["train_loss"]
-    counts = {
-        name: value for name, value in run.data.metrics.items() if name.startswith("parameters.")
+    each_step = {"loss/train", "optimizer/learning_rate", "optimizer/gradient_norm"}
+    each_evaluation = {
+        "loss/validation",
+        "speed/characters_per_second",
+        "system/process_cpu_percentage",
+        "system/process_memory_megabytes",
     }
+    steps = {name: [*range(1, 21)] for name in each_step}
+    steps |= {name: [10, 20] for name in each_evaluation}
+    steps |= {"result/train_loss": [20], "result/validation_loss": [20]}
+    histories = {
+        name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics
+    }
+    assert {name: [m.step for m in history] for name, history in histories.items()} == steps
+    metrics = json.loads((finished_checkout.path / "data/metrics.json").read_text())
+    assert run.data.metrics["result/validation_loss"] == metrics["validation_loss"]
+    assert run.data.metrics["result/train_loss"] == metrics["train_loss"]
+    counts = {name: int(x) for name, x in run.data.params.items() if name.startswith("parameters.")}
     total = counts.pop("parameters.total")
     assert (
         total
@@ -205,15 +212,68 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
         "vocab.json",
         "params.yaml",
         "samples.txt",
+        "samples_by_step.txt",
         "loss.png",
-        "model",
         "attention.png",
         "explore.html",
     }
+    assert run.info.run_name == "plays, 2×32, 20 steps"
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("2 layers of 2 heads, width 32, context 32: ")
+    assert note.endswith(f"{metrics['validation_loss']:.4f} nats per character, at step 20.")
+    assert "params.uncommitted" not in run.data.tags
+    (dataset,) = [logged.dataset for logged in run.inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("plays", recorded["data/plays.txt"])
+    assert json.loads(dataset.source) == {"uri": "data/plays.txt"}
+    counts = {"training_characters": 90_000, "validation_characters": 10_000}
+    assert json.loads(dataset.profile) == counts
+    (model,) = client.search_logged_models(["1"])
+    assert [output.model_id for output in run.outputs.model_outputs] == [model.model_id]
+    assert {m.key: m.value for m in model.metrics} == {
+        f"result/{name}": metrics[name] for name in ("train_loss", "validation_loss")
+    }
+    output = (finished_checkout.path / "output.txt").read_text()
+    for step, line in zip((10, 20), samples_by_step(client, run), strict=True):
+        text = line.removeprefix(f"step {step}: ")
+        assert len(text) > 80
+        assert re.search(rf"^step {step}: train loss .*\n  {re.escape(text[:78])}\n", output, re.M)
     params = Path(client.download_artifacts(run.info.run_id, "params.yaml"))
     assert params.read_bytes() == (finished_checkout.path / "params.yaml").read_bytes()
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]
+
+
+def test_training_gives_the_weights_of_the_library(finished_checkout):
+    """Bit by bit: logging, text and snapshots do not change them."""
+    params = yaml.safe_load((finished_checkout.path / "params.yaml").read_text())
+    del params["train"]["init"]
+    ids = [np.load(finished_checkout.path / f"data/{name}.npy") for name in ("train", "validation")]
+    model = GPT(Config(60, **params["model"]), params["train"]["seed"])
+    list(train(model, *ids, TrainConfig(**params["train"])))
+    trained, _ = load_weights(finished_checkout.path / "data/weights.pkl")
+    assert (model.flat == trained.flat).all()
+
+
+def test_a_line_of_text_fits_into_the_terminal():
+    assert cut("KING:", 80) == "KING:"
+    assert cut("KING:", 4) == "KING"
+    assert cut("我們來 ok", 5) == "我們"  # two columns each
+
+
+def test_the_speed_counts_only_the_seconds_of_the_steps(monkeypatch):
+    clock = [0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def steps():
+        for step in (1, 2):
+            clock[0] += 3  # the step itself
+            yield step
+
+    seconds = []
+    for _, taken in timed(steps()):
+        clock[0] += 100  # checkpoints and logging
+        seconds.append(taken)
+    assert seconds == [3, 3]
 
 
 def test_samples_land_in_the_run_that_made_the_weights(finished):
@@ -250,7 +310,8 @@ def test_weights_without_a_run_or_loss_get_a_new_run(finished):
         "samples.txt",
     }
     registered = finished.stage("register").stdout
-    assert registered == f"registered baregpt version 1: md5 {run.data.tags['weights.md5']}\n"
+    new = f"registered baregpt version 1: md5 {run.data.tags['weights.md5']}\n"
+    assert registered == f"{new}baregpt@champion is version 1\n"
     (version,) = client.search_model_versions()
     assert version.tags == {"weights.md5": run.data.tags["weights.md5"]}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import servers
-from conftest import Checkout, delivered_runs, made_once, mlflow_runs, processes
+from conftest import Checkout, delivered_runs, made_once, mlflow_runs, processes, samples_by_step
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"  # which is not on everybody's PATH
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -67,10 +67,12 @@ def test_any_number_of_ranks_gives_bitwise_identical_results(encoded, alone, cou
     assert process.stderr == ""
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == list(
         range(1, STEPS + 1)
     )
     assert run.info.status == "FINISHED"
+    other_client, (other,) = mlflow_runs(alone)
+    assert samples_by_step(client, run) == samples_by_step(other_client, other)
 
 
 def test_dvc_repro_on_two_ranks_gives_bitwise_identical_results(finished):
@@ -105,7 +107,7 @@ def test_a_rank_that_dies_or_hangs_ends_all_and_the_next_run_resumes(encoded, al
     assert "resuming from data/checkpoints/" in out
     assert results(encoded) == results(alone)
     client, (run,) = mlflow_runs(encoded)
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "train_loss")] == list(
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss/train")] == list(
         range(1, STEPS + 1)
     )
 

@@ -231,6 +231,10 @@ def test_a_moved_checkout_keeps_its_runs_and_a_copy_has_its_own(finished, tmp_pa
         load_weights(artifact(moved, run, "weights.pkl"))
         load_weights(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert moved.stage("register").stdout.startswith("registered baregpt version 2: ")
+    versions = client.search_model_versions("name = 'baregpt'")
+    best = min(versions, key=lambda version: float(version.tags["validation_loss"]))
+    champion = client.get_model_version_by_alias("baregpt", "champion")
+    assert (len(versions), champion.version) == (2, best.version)
     assert "predictions" in served(moved, tmp_path / "serve.log")
 
     before = files_under(moved.path)

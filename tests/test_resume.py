@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until
+from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until, samples_by_step
 from filelock import FileLock
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -43,12 +43,11 @@ def results(checkout):
 def assert_whole(client, run, steps):
     """A run that has each step once, and everything else that a training run logs."""
     assert run.info.status == "FINISHED"
-    for name in ("train_loss", "learning_rate", "gradient_norm", "characters_per_second"):
+    for name in ("loss/train", "optimizer/learning_rate", "optimizer/gradient_norm"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == list(
             range(1, steps + 1)
         ), name
-    for name in ("final_validation_loss", "parameters.total"):
-        assert len(client.get_metric_history(run.info.run_id, name)) == 1
+    assert len(client.get_metric_history(run.info.run_id, "result/validation_loss")) == 1
     assert {"weights.pkl", "vocab.json", "loss.png"} <= {
         f.path for f in client.list_artifacts(run.info.run_id)
     }
@@ -140,16 +139,30 @@ def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
     assert results(long) == results(undisturbed)
     client, (run,) = mlflow_runs(long)
     assert_whole(client, run, STEPS)
+    other_client, (other,) = mlflow_runs(undisturbed)
+    assert samples_by_step(client, run) == samples_by_step(other_client, other)
     assert not checkpoint_of(long)
 
 
 def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undisturbed):
     previous = results(finished)
+    finished.run("git", "add", "-A")
+    finished.run("git", "commit", "-qm", "Trained")
     finished.set_params(**LONG)
     process = finished.start("dvc", "repro", start_new_session=True)
+    read_until(process, "step 60:")
+    os.killpg(process.pid, signal.SIGSTOP)
+    for curve, interval in (("train_loss", 1), ("validation_loss", 30)):  # live, and whole
+        lines = (finished.path / f"data/{curve}.csv").read_text().splitlines()
+        steps = [int(line.split(",")[0]) for line in lines[1:]]
+        assert steps == [*range(interval, steps[-1] + 1, interval)]
+        assert steps[-1] in (30, 60)
+    assert "train_loss.csv" in finished.run("dvc", "plots", "show", "--json").stdout
+    os.killpg(process.pid, signal.SIGCONT)
     read_until(process, "step 120:")
     kill(process)
     finished.run("dvc", "checkout", "--force")
+    finished.run("git", "checkout", "data/metrics.json")
     assert results(finished) == previous
     assert "resuming from data/checkpoints/" in finished.run("dvc", "repro").stdout
     assert results(finished) == results(undisturbed)

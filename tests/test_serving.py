@@ -6,14 +6,18 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.error
 import urllib.request
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import servers
-from conftest import ROOT, Checkout, commands, copy_of, made_once, mlflow_runs
+from conftest import ROOT, Checkout, commands, copy_of, made_once, mlflow_runs, processes
 
 from baregpt import generate, load_weights
 
@@ -21,6 +25,8 @@ ASK = {
     "inputs": {"prompt": ["KING:", "\n"]},
     "params": {"length": 40, "temperature": 0.9, "top_k": 5, "seed": 3},
 }
+
+JSON = {"Content-Type": "application/json"}
 
 
 def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
@@ -52,7 +58,7 @@ def test_two_clones_log_to_one_server_at_once(encoded, tmp_path):
             for run in runs:
                 assert run.info.status == "FINISHED"
                 assert [
-                    m.step for m in client.get_metric_history(run.info.run_id, "train_loss")
+                    m.step for m in client.get_metric_history(run.info.run_id, "loss/train")
                 ] == [*range(1, 21)]
                 assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
                 of = clones[run.data.params["train.seed"] == "2"].path / "data"
@@ -99,11 +105,15 @@ def test_register_ties_a_version_to_the_weights(registered):
         "validation_loss": str(metrics["validation_loss"]),
     }
     assert version.run_id == run.info.run_id
+    assert version.description == run.data.tags["mlflow.note.content"]
+    assert "the alias champion" in client.get_registered_model("baregpt").description
     checksum, loss = version.tags.values()
     printed = (registered.path / "registered.txt").read_text()
-    new = f"registered baregpt version 1: md5 {checksum}, validation loss {loss}\n"
-    assert printed == new
-    known = f"baregpt version 1 already has these weights: md5 {checksum}\n"
+    best = "baregpt@champion is version 1\n"
+    assert (
+        printed == f"registered baregpt version 1: md5 {checksum}, validation loss {loss}\n{best}"
+    )
+    known = f"baregpt version 1 already has these weights: md5 {checksum}\n{best}"
     assert registered.stage("register").stdout == known
     assert len(client.search_model_versions("name = 'baregpt'")) == 1
 
@@ -113,10 +123,7 @@ def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
     (checkout.path / "mlflow.db").unlink()
     assert checkout.stage("register").stdout.startswith("registered baregpt version 1: md5 ")
     client, (run,) = mlflow_runs(checkout)
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "weights.pkl",
-        "model",
-    }
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl"}
 
 
 def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
@@ -157,8 +164,16 @@ def test_the_model_answers_over_http(registered, tmp_path):
                 "inputs": {"prompt": ["K"]},
                 "params": {"top_k": -1},
             },
+            "length must be at least 0 and at most 10000, got 1000000000000": {
+                "inputs": {"prompt": ["K"]},
+                "params": {"length": 10**12},
+            },
             "'length'": {"inputs": {"prompt": ["K"]}, "params": {"length": "long"}},
         }
+        for value in (None, True, 1, 1.5):
+            message = f"prompt must be a string, got {value}"
+            wrong[message] = {"inputs": {"prompt": [value]}}
+            wrong[message + '"'] = {"instances": [{"prompt": value}]}
         for message, question in wrong.items():
             with pytest.raises(urllib.error.HTTPError) as error:
                 servers.invoke(port, question)
@@ -166,6 +181,35 @@ def test_the_model_answers_over_http(registered, tmp_path):
             assert error.value.code == 400
             assert message in answer
             assert str(checkout.path) not in answer
+
+        # minutes of text, for clients that leave, and for one that the server leaves
+        long = {"inputs": {"prompt": ["K"] * 1000}, "params": {"length": 10_000}}
+        (server,) = [
+            psutil.Process(number)
+            for number, words in processes(checkout.path).items()
+            if "mlflow.pyfunc.scoring_server.app:app" in words and "--port" in words
+        ]
+        with closing(HTTPConnection("127.0.0.1", port)) as client:
+            client.request("POST", "/invocations", json.dumps(long), JSON)
+            wait_until(lambda: is_busy(server))
+        wait_until(lambda: not is_busy(server))
+        with closing(HTTPConnection("127.0.0.1", port)) as client:
+            client.request("POST", "/invocations", json.dumps(long), JSON)
+            wait_until(lambda: is_busy(server))
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def is_busy(process):
+    """Whether a process computes."""
+    before = process.cpu_times()
+    time.sleep(1)
+    return process.cpu_times().user - before.user > 0.1
+
+
+def wait_until(condition):
+    """Wait half a minute at most, which is less than the time limit of MLflow's server."""
+    assert any(condition() for _ in range(30))
 
 
 def test_the_model_loads_in_python_and_unpickles_through_our_loader_alone(registered, tmp_path):
@@ -184,24 +228,23 @@ pickle.load = pickle.loads = ours_alone
 assert len(text) == 100
 prompts = [{{"prompt": prompt}} for prompt in {ASK["inputs"]["prompt"]!r}]
 print(model.predict(prompts, params={ASK["params"]!r}))
+print(model.predict({ASK["inputs"]!r}, params={ASK["params"]!r}))
 import baregpt
 print(baregpt.__file__)
 """
     elsewhere = Checkout(tmp_path)
     elsewhere.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{registered.path}/mlflow.db"
-    texts, where = elsewhere.run("python", "-c", program).stdout.splitlines()
-    assert texts == repr(expected(registered))
-    assert "artifacts/model/code/baregpt" in where
-    files = [
-        path for path in registered.path.glob("mlruns/*/artifacts/model/**/*") if path.is_file()
-    ]
+    *texts, where = elsewhere.run("python", "-c", program).stdout.splitlines()
+    assert texts == [repr(expected(registered))] * 2
+    assert re.search("models/m-.*/artifacts/code/baregpt", where)
+    files = [path for path in registered.path.glob("mlruns/models/**/*") if path.is_file()]
     assert [path.name for path in files if path.suffix in (".pkl", ".pickle")] == ["weights.pkl"]
 
 
 def test_a_hostile_model_in_the_registry_is_refused(registered, tmp_path):
     """Weights that were changed where MLflow keeps them."""
-    client, (run,) = mlflow_runs(registered)
-    model = Path(client.download_artifacts(run.info.run_id, "model", tmp_path))
+    (stored,) = registered.path.glob("mlruns/models/*/artifacts")
+    model = shutil.copytree(stored, tmp_path / "model")
     (model / "data/weights.pkl").write_bytes(
         b"cos\nsystem\n(S'touch " + os.fsencode(tmp_path / "harm") + b"'\ntR."
     )

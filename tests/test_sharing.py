@@ -89,6 +89,10 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
     home = {"HOME": checkout.environment["HOME"], **login}
 
     colleague = clone(hub, tmp_path / "colleague", home)
+    (shown,) = json.loads(colleague.run("dvc", "exp", "show", "--json").stdout)[:1]
+    loss = json.loads((checkout.path / "data/metrics.json").read_text())["validation_loss"]
+    metrics = shown["data"]["metrics"]["data/metrics.json"]["data"]
+    assert metrics["validation_loss"] == loss
     assert "Data and pipelines are up to date." in script(colleague, pull).stdout
     for name in ("weights.pkl", "text.txt", "samples.txt", "explore.html"):
         assert same(colleague.path / "data" / name, checkout.path / "data" / name)
@@ -142,14 +146,31 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     (parent,) = [run for run in runs if "sweep.parent" in run.data.tags]
     swept = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert parent.data.tags["mlflow.runName"].startswith("rates, from ")
-    assert {run.info.run_name: run.data.params["train.learning_rate"] for run in swept} == {
-        "rates-1": "0.002",
-        "rates-3": "0.01",
+    rates = {
+        run.data.tags["dvc.experiment"]: run.data.params["train.learning_rate"] for run in swept
     }
+    assert rates == {"rates-1": "0.002", "rates-3": "0.01"}
+    best = min(swept, key=lambda run: run.data.metrics["result/validation_loss"])
+    loss, rate = (
+        best.data.metrics["result/validation_loss"],
+        best.data.params["train.learning_rate"],
+    )
+    assert parent.data.metrics == {"result/validation_loss": loss}
+    assert parent.data.tags["best.train.learning_rate"] == rate
+    assert parent.data.tags["best.run"] == best.info.run_name
+    assert best.info.run_name == f"plays, 2×32, 20 steps ({best.data.tags['dvc.experiment']})"
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.endswith(f"validation loss {loss:.4f} with train.learning_rate {rate}.")
     texts = set()
     for run in swept:
         assert run.info.status == "FINISHED"
-        assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 20
+        changed = f"train.learning_rate {run.data.params['train.learning_rate']} (committed: 0.005)"
+        assert run.data.tags["params.uncommitted"] == changed
+        assert (
+            f"params.yaml differs from the commit: {changed}."
+            in (run.data.tags["mlflow.note.content"])
+        )
+        assert len(client.get_metric_history(run.info.run_id, "loss/train")) == 20
         names = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert {"weights.pkl", "samples.txt", "attention.png", "explore.html", "loss.png"} <= names
         texts.add(Path(client.download_artifacts(run.info.run_id, "samples.txt")).read_text())

@@ -20,7 +20,7 @@ from pipeline.tracking import store
 SECRET = secrets.token_hex(16)
 
 
-def steps_of(client, run, name="train_loss"):
+def steps_of(client, run, name="loss/train"):
     return [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
 
 
@@ -88,10 +88,10 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 21))
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        later = {"samples.txt", "attention.png", "explore.html"}
-        assert (
-            artifacts == {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "model"} | later
-        )
+        later = {"samples_by_step.txt", "samples.txt", "attention.png", "explore.html"}
+        assert artifacts == {"params.yaml", "weights.pkl", "vocab.json", "loss.png"} | later
+        (model,) = client.search_logged_models(["1"])  # though it was delivered in two parts
+        assert (model.source_run_id, model.status) == (run.info.run_id, "READY")
     assert not records_in(encoded)
 
 
@@ -130,9 +130,10 @@ def test_a_server_that_stops_during_a_training_gets_the_rest_from_the_next_stage
         client, (run,) = server.runs()
         assert run.info.status == "FINISHED"
         assert steps_of(client, run) == list(range(1, 401))
-        assert len(steps_of(client, run, "final_train_loss")) == 1
+        assert len(steps_of(client, run, "result/train_loss")) == 1
         artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-        made = {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "model", "samples.txt"}
+        made = {"params.yaml", "weights.pkl", "vocab.json", "loss.png", "samples.txt"}
+        made |= {"samples_by_step.txt"}
         assert artifacts == made
 
 

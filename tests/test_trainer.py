@@ -142,5 +142,5 @@ def test_a_split_too_short_for_a_window_is_refused(train_ids, validation_ids, sp
 
 
 def test_shards_must_divide_the_batch():
-    with pytest.raises(ValueError, match=r"batch_size \(16\) must be divisible by shards"):
+    with pytest.raises(ValueError, match=r"batch_size \(16\) must be a multiple of shards"):
         TrainConfig(shards=3)

@@ -21,24 +21,32 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         page = browser.new_page(viewport=all_in_view)
         address = log.read_text().removeprefix("MLflow UI: ").split()[0]
         page.goto(address)
-        page.get_by_role("link", name=run.info.run_name).click()
+        open_run = page.get_by_role("link", name=run.info.run_name)
+        open_run.click()
+        page.get_by_role("button", name="Model training").click()  # remembered
+        open_run.click()
+        expect(page.get_by_role("link", name="Judges")).not_to_be_visible()
 
         for text in (
             "Finished",
             "train.py",
             run.data.tags["weights.md5"][:20],
+            run.data.tags["corpus.md5"],  # of the dataset
+            "10,000 for validation",  # the description
             "parameters.total",
             "train.learning_rate",
         ):
             expect(page.get_by_text(text).first).to_be_visible()
         page.get_by_role("tab", name="Model metrics").click()
-        for metric in ("train_loss", "validation_loss", "learning_rate"):
+        for metric in ("train", "validation", "learning_rate"):
             expect(page.get_by_text(metric, exact=True).first).to_be_visible()
         charts = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(e => e.data)"
         a_point_each_step = f"{charts}.some(line => line.y.length == 20)"
         page.wait_for_function(a_point_each_step)
+        page.get_by_role("tab", name="System metrics").click()
+        expect(page.get_by_text("process_memory_megabytes").first).to_be_visible()
         page.get_by_role("tab", name="Artifacts").click()
-        for name in ("model", "weights.pkl", "vocab.json", "loss.png"):
+        for name in ("weights.pkl", "vocab.json", "loss.png"):
             expect(page.get_by_text(name, exact=True)).to_be_visible()
         page.get_by_text("attention.png", exact=True).click()
         picture = page.locator("img[src^=blob]").first

@@ -1,4 +1,4 @@
-"""Per exercise: the answer by baregpt's functions, cases to try, usual slips, hints."""
+"""Per exercise: the answer by baregpt's functions, cases to try, common mistakes, hints."""
 
 from exercises.checks import (
     adam,

@@ -8,13 +8,9 @@ def read_corpus(path):
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise ValueError(
-            f"corpus {path} does not exist; put a text file there or change corpus.path"
-        ) from None
+        raise ValueError(f"corpus {path} does not exist; put a text file there") from None
     except OSError as error:
-        raise ValueError(
-            f"corpus {path} cannot be read ({error.strerror}); change corpus.path"
-        ) from None
+        raise ValueError(f"corpus {path} cannot be read ({error.strerror})") from None
 
 
 def decode_corpus(data, path):

@@ -64,4 +64,6 @@ class Inputs:
 
     def outputs(self):
         """Return the paths of the stage's outputs."""
-        return [Path(path) for path in self.definition["outs"] + self.definition.get("metrics", [])]
+        # an entry is a path, or the path -> how DVC stores it
+        outputs = [*self.definition["outs"], *self.definition.get("metrics", [])]
+        return [Path(entry if isinstance(entry, str) else next(iter(entry))) for entry in outputs]

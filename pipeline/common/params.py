@@ -14,7 +14,7 @@ RENAMED = {"corpus.validation_share": "corpus.validation_fraction"}
 REMOVED = {"model.convolution"}
 NonNegative = Annotated[int, Field(ge=0, lt=1 << 63)]
 Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Prompt = Annotated[str, Field(min_length=1)] | None
 
 
@@ -56,10 +56,10 @@ class Train(Section):
     muon_learning_rate: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_steps: NonNegative
-    beta1: Decay
-    beta2: Decay
+    beta1: BelowOne
+    beta2: BelowOne
     clip_norm: PositiveFloat
-    dropout: Decay
+    dropout: BelowOne
     evaluation_interval: Positive
     evaluation_windows: Positive
     seed: NonNegative

@@ -59,8 +59,8 @@ class TimeLimit(BaseException):
 
 @contextlib.contextmanager
 def limits(name, seconds, extra_memory):
-    """Limit the time of a block that waits for a service, OSError when it has passed, and the
-    memory of this process.
+    """Limit the time and the memory of a block that waits for a service. OSError if the time runs
+    out.
 
     A block that does not react, because it is in a system call, is killed ten seconds later.
     Windows has neither alarms nor this limit of memory, so there the block runs without limits.
@@ -76,7 +76,7 @@ def limits(name, seconds, extra_memory):
         raise TimeLimit
 
     used = getattr(psutil.Process().memory_info(), "data", 0)  # on Linux, as RLIMIT_DATA counts
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = used + extra_memory
     soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -88,4 +88,5 @@ def limits(name, seconds, extra_memory):
         raise OSError(f"{name} took longer than {seconds} s to answer") from None
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

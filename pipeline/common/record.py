@@ -31,8 +31,9 @@ class RunRecord:
     """Everything that is to be logged of a run; ValueError if a value has another type.
 
     name: of its folders in the outbox. key: the tag whose value, a checksum or a random number,
-    identifies the run. store: the store that it belongs to, None for any. metrics: [name, value,
-    time, step]. texts: file name -> contents of an artifact.
+    identifies the run. store: the store that it belongs to, None for any. dataset: the fields of
+    MLflow's Dataset. metrics: [name, value, time, step]. texts: file name -> contents of an
+    artifact.
     """
 
     name: str
@@ -40,6 +41,7 @@ class RunRecord:
     tags: dict[str, str]
     store: str | None = None
     params: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     status: str = RUNNING
@@ -59,10 +61,10 @@ class RunRecord:
             lock.release()
         return lock is None
 
-    def log_metrics(self, step, **values):
-        """Add the metrics of a step; None is skipped."""
+    def log_metrics(self, step, values):
+        """Add the metrics of a step, name -> value."""
         time = now()
-        self.metrics += [(name, x, time, step) for name, x in values.items() if x is not None]
+        self.metrics += [(name, value, time, step) for name, value in values.items()]
 
     def finish(self, status):
         """Set the final status and the end time."""

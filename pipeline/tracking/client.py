@@ -1,10 +1,10 @@
 """Sending run records to MLflow."""
 
-import hashlib
-
 from pipeline.common.paths import WEIGHTS
 from pipeline.common.record import FINISHED
+from pipeline.tracking.dataset import log_dataset
 from pipeline.tracking.model import log_model
+from pipeline.tracking.sweep import find_by_tag, group_sweep
 
 MAX_STEPS = 100  # in one call, because MLflow takes at most 1,000 metrics
 
@@ -18,8 +18,10 @@ def send(record, files, client, experiment_id):
     run_id, logged = run.info.run_id, run.data.metrics
     params = [Param(*param) for param in record.params.items()]
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in record.tags.items()])
+    if record.dataset:
+        log_dataset(client, run_id, record.dataset)
     # the last metric of each step: where it is, all others are
-    history = client.get_metric_history(run_id, "characters_per_second") if logged else []
+    history = client.get_metric_history(run_id, "optimizer/gradient_norm") if logged else []
     last = max((metric.step for metric in history), default=-1)
     new = [Metric(*m) for m in record.metrics if m[3] > last or m[0] not in logged]
     steps = sorted({metric.step for metric in new})
@@ -38,37 +40,13 @@ def send(record, files, client, experiment_id):
 
 
 def send_artifacts(record, files, client, run_id):
-    """Log texts and files; texts, and the weights of a later stage, only if the run has none."""
-    is_training = record.key == "training"
-    has_more = files or record.texts
-    present = {file.path for file in client.list_artifacts(run_id)} if has_more else set()
+    """Log texts and files; the weights of a later stage only if the run has none."""
     for name, text in record.texts.items():
-        if name not in present:
-            client.log_text(run_id, text, name)
+        client.log_text(run_id, text, name)  # again: it may have grown
+    present = {file.path for file in client.list_artifacts(run_id)} if files else set()
+    is_training = record.key == "training"
     for file in files:
         if is_training or file.name != WEIGHTS.name or file.name not in present:
             client.log_artifact(run_id, file)
         if is_training and file.name == WEIGHTS.name:
             log_model(client, run_id, file)
-
-
-def find_by_tag(key, value, client, experiment_id):
-    """Return the run with this tag, or None. No user's text: MLflow's filters cannot quote it."""
-    found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
-    return found[0] if found else None
-
-
-def group_sweep(sweep, run_id, client, experiment_id):
-    """Make the runs of a sweep children of one parent run; a single run gets no parent."""
-    sweep_id = hashlib.sha256(sweep.encode()).hexdigest()
-    client.set_tag(run_id, "sweep.id", sweep_id)
-    runs = client.search_runs([experiment_id], f"tags.`sweep.id` = '{sweep_id}'")
-    if len(runs) < 2:
-        return
-    parent = find_by_tag("sweep.parent", sweep_id, client, experiment_id)
-    if not parent:
-        tags = {"sweep.parent": sweep_id, "mlflow.runName": sweep}
-        parent = client.create_run(experiment_id, tags=tags)
-        client.set_terminated(parent.info.run_id)
-    for run in runs:
-        client.set_tag(run.info.run_id, "mlflow.parentRunId", parent.info.run_id)

@@ -1,56 +1,31 @@
 """Logging a training: to the terminal, and to its MLflow run."""
 
 import contextlib
-import os
-import re
-import time
-import uuid
-from collections import Counter
-from pathlib import Path
+import shutil
 
+import psutil
 from tqdm import tqdm
 
 from pipeline.common.inputs import checksum
-from pipeline.common.paths import CHECKOUT, LOSS_PLOT, PARAMS, VOCAB, WEIGHTS
-from pipeline.common.record import FAILED, FINISHED, KILLED, RunRecord, shorten
-from pipeline.common.yaml_file import flatten
+from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
+from pipeline.common.record import FAILED, FINISHED, KILLED
+from pipeline.tracking.new_run import NOTE
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess, enqueue
-from pipeline.tracking.store import store_name
-
-
-def new_record(params, corpus, model):
-    """Return the record of a training that begins, known by its random tag `training`."""
-    from mlflow.tracking.context.registry import resolve_tags
-
-    # resolve_tags adds the git commit
-    tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]})
-    if name := os.environ.get("DVC_EXP_NAME"):
-        tags["mlflow.runName"] = name
-        is_queued = Path.cwd() != CHECKOUT  # DVC numbers the experiments that one command queues
-        if is_queued and (sweep := re.fullmatch(r"(.+)-\d+", name)):
-            tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
-    record = RunRecord(tags["training"], "training", tags, store_name())
-    record.params = {
-        name: shorten(value)
-        for name, value in flatten(params.model_dump()).items()
-        if not name.startswith(("sample.", "plot_attention."))  # see attach_artifacts
-    }
-    record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
-    counts = Counter({"parameters.total": model.n_parameters})
-    for name, parameter in model.parameters.items():  # summed over the blocks
-        layer = re.sub(r"blocks\.\d+\.", "", name).split(".")[0]
-        counts[f"parameters.{layer}"] += parameter.size
-    record.log_metrics(0, **counts)
-    return record
+from pipeline.tracking.samples import SAMPLES_BY_STEP, cut
 
 
 class RunLogger(contextlib.AbstractContextManager):
-    """Logs the steps of a training; as a context manager, also that it failed or was killed."""
+    """Logs the steps of a training; as a context manager, also that it failed or was killed.
 
-    def __init__(self, record, lock, steps, completed_steps, characters_per_step):
-        self.record, self.lock, self.completed_steps = record, lock, completed_steps
-        self.characters_per_step = characters_per_step
-        self.step, self.start = completed_steps, time.perf_counter()
+    sample_line: a function of the step, which returns a line that the model generates.
+    """
+
+    def __init__(self, record, lock, steps, completed_steps, characters_per_step, sample_line):
+        self.record, self.lock, self.characters_per_step = record, lock, characters_per_step
+        self.sample_line = sample_line
+        self.step, self.seconds = completed_steps, list[float]()  # of steps, since an evaluation
+        self.process = psutil.Process()
+        self.process.cpu_percent()  # later calls return the mean since the previous one
         # disable=None: no bar unless on a terminal
         self.bar = tqdm(initial=completed_steps, total=steps, unit="step", disable=None)
         self.delivery = DeliveryProcess()
@@ -64,24 +39,36 @@ class RunLogger(contextlib.AbstractContextManager):
         self.lock.release()
         self.delivery.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
 
-    def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm):
-        """Log a step; print its losses if it has a validation loss."""
-        self.step, seconds = step, time.perf_counter() - self.start
-        characters = self.characters_per_step * (step - self.completed_steps)
-        self.record.log_metrics(
-            step,
-            train_loss=train_loss,
-            validation_loss=validation_loss,
-            learning_rate=learning_rate,
-            gradient_norm=gradient_norm,
-            characters_per_second=characters / seconds,  # last: see client.send
-        )
+    def log_step(self, step, train_loss, validation_loss, learning_rate, gradient_norm, seconds):
+        """Log a step that took `seconds`; print its losses and a line of text at an evaluation."""
+        self.step = step
+        self.seconds.append(seconds)
+        metrics = {"loss/train": train_loss, "optimizer/learning_rate": learning_rate}
         if validation_loss is not None:
+            metrics["loss/validation"] = validation_loss
+            metrics |= self.usage()
+            text = self.sample_line(step)
+            so_far = self.record.texts.get(SAMPLES_BY_STEP, "")
+            self.record.texts[SAMPLES_BY_STEP] = f"{so_far}step {step}: {text}\n"
             self.bar.clear()
-            losses = f"train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
-            print(f"step {step}: {losses}", flush=True)
+            print(
+                f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
+            )
+            print(cut(f"  {text}", shutil.get_terminal_size().columns), flush=True)
+        metrics["optimizer/gradient_norm"] = gradient_norm  # last: see client.send
+        self.record.log_metrics(step, metrics)
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
         self.bar.update()
+
+    def usage(self):
+        """Return the speed, CPU time and memory of the steps since the last call, as metrics."""
+        characters, seconds = self.characters_per_step * len(self.seconds), sum(self.seconds)
+        self.seconds.clear()
+        return {
+            "speed/characters_per_second": characters / seconds,
+            "system/process_cpu_percentage": self.process.cpu_percent(),
+            "system/process_memory_megabytes": self.process.memory_info().rss / 1e6,
+        }
 
     def deliver(self):
         """Have the record delivered as it is now."""
@@ -90,10 +77,11 @@ class RunLogger(contextlib.AbstractContextManager):
 
     def finish(self, metrics):
         """Log the final metrics and files, and wait until they are delivered or that fails."""
-        self.record.log_metrics(
-            metrics["best_step"],
-            final_train_loss=metrics["train_loss"],
-            final_validation_loss=metrics["validation_loss"],
+        step, loss = metrics["best_step"], metrics["validation_loss"]
+        losses = {"result/train_loss": metrics["train_loss"], "result/validation_loss": loss}
+        self.record.log_metrics(step, losses)
+        self.record.tags[NOTE] += (
+            f"\n\nValidation loss {loss:.4f} nats per character, at step {step}."
         )
         self.record.tags["weights.md5"] = checksum(WEIGHTS)
         self.record.finish(FINISHED)

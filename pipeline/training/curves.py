@@ -1,15 +1,8 @@
-"""The loss curves, as CSV files and as a plot."""
+"""The plot of the loss curves."""
 
 from matplotlib.figure import Figure
 
 from baregpt.files import atomic_write
-
-
-def write_curve(path, name, curve):
-    """Write a loss curve, step -> nats per character, as CSV."""
-    with atomic_write(path) as file:
-        file.write(f"step,{name}\n".encode())
-        file.writelines(f"{step},{loss:.6f}\n".encode() for step, loss in curve.items())
 
 
 def plot_curves(path, train_curve, validation_curve):

@@ -1,6 +1,8 @@
 """The outputs of the train stage: weights, metrics, loss curves and snapshots."""
 
+import contextlib
 import json
+import os
 
 import numpy as np
 
@@ -9,6 +11,8 @@ from baregpt.weights import save_weights
 from pipeline.common import paths
 from pipeline.training.snapshots import max_length, snapshot_steps, write_snapshots
 
+# Curves are written as training goes under DVC only, which has removed the previous ones.
+IS_LIVE = "DVC_STAGE" in os.environ
 EXCERPT_LENGTH = 40  # characters of the held-out text that the weights store as a default prompt
 
 
@@ -16,9 +20,9 @@ def excerpt(vocab, ids, block_size):
     """Return up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
     most block_size; from its beginning if it is a single line.
     """
-    text = vocab.decode(ids[:1000])
+    text, length = vocab.decode(ids[:1000]), min(EXCERPT_LENGTH, block_size)
     start = text.find("\n") + 1
-    return text[start : start + min(EXCERPT_LENGTH, block_size)] or text[:block_size]
+    return text[start : start + length] or text[:length]
 
 
 def snapshot_line(vocab, ids, config):
@@ -26,9 +30,34 @@ def snapshot_line(vocab, ids, config):
     return excerpt(vocab, ids, config.block_size)[: max_length(config)]
 
 
+def write_curves(progress):
+    """Write both loss curves, of all steps so far, as CSV."""
+    curves = {
+        paths.TRAIN_LOSS: enumerate(progress.train_curve, 1),
+        paths.VALIDATION_LOSS: progress.validation_curve,
+    }
+    for path, curve in curves.items():
+        with atomic_write(path) as file:
+            file.write(f"step,{path.stem}\n".encode())
+            file.writelines(f"{step},{loss:.6f}\n".encode() for step, loss in curve)
+
+
+@contextlib.contextmanager
+def live_curves():
+    """Delete the curves so far if the block fails, because `dvc checkout` refuses to replace them
+    by the previous ones.
+    """
+    try:
+        yield
+    except BaseException:
+        for path in (paths.TRAIN_LOSS, paths.VALIDATION_LOSS) if IS_LIVE else ():
+            path.unlink(missing_ok=True)
+        raise
+
+
 def write_outputs(model, vocab, corpus, validation_ids, validation_loss, config, progress):
     """Write all outputs of the stage; return the metrics."""
-    from pipeline.training.curves import plot_curves, write_curve  # Matplotlib: on rank 0 only
+    from pipeline.training.curves import plot_curves  # Matplotlib: on rank 0 only
 
     best_step, block_size = progress.best_step, model.config.block_size
     interval = progress.train_curve[max(0, best_step - config.evaluation_interval) : best_step]
@@ -42,11 +71,9 @@ def write_outputs(model, vocab, corpus, validation_ids, validation_loss, config,
     prompt = excerpt(vocab, validation_ids, block_size)
     metadata = {"corpus_sha256": corpus["sha256"], "excerpt": prompt, "steps": config.steps}
     save_weights(paths.WEIGHTS, model, vocab, metadata | metrics)
+    write_curves(progress)
     train_curve = dict(enumerate(progress.train_curve, 1))
-    validation_curve = dict(progress.validation_curve)
-    write_curve(paths.TRAIN_LOSS, "train_loss", train_curve)
-    write_curve(paths.VALIDATION_LOSS, "validation_loss", validation_curve)
-    plot_curves(paths.LOSS_PLOT, train_curve, validation_curve)
+    plot_curves(paths.LOSS_PLOT, train_curve, dict(progress.validation_curve))
     line, steps = snapshot_line(vocab, validation_ids, model.config), snapshot_steps(config.steps)
     write_snapshots(paths.SNAPSHOTS, line, steps, progress.snapshots)
     with atomic_write(paths.METRICS) as file:

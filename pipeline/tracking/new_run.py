@@ -1,0 +1,83 @@
+"""The record of a training that begins: name, description, params, tags and dataset of its run."""
+
+import os
+import re
+import subprocess
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from pipeline.common.paths import CHECKOUT, PARAMS
+from pipeline.common.record import RunRecord, shorten
+from pipeline.common.yaml_file import Loader, flatten, read_yaml
+from pipeline.tracking.dataset import describe_corpus
+from pipeline.tracking.store import store_name
+
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
+
+
+def new_record(params, corpus, model, lengths):
+    """Return the record of a training that begins, known by its random tag `training`.
+
+    corpus: the checksums of the corpus. lengths: the characters of its two splits.
+    """
+    from mlflow.tracking.context.registry import resolve_tags
+
+    # resolve_tags adds the git commit
+    tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]})
+    path, shape = Path(params.corpus.path), params.model
+    name = f"{path.stem}, {shape.n_layers}×{shape.d_model}, {params.train.steps:,} steps"
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        name += f" ({experiment})"
+        tags["dvc.experiment"] = experiment
+        is_queued = Path.cwd() != CHECKOUT  # DVC numbers the experiments that one command queues
+        if is_queued and (sweep := re.fullmatch(r"(.+)-\d+", experiment)):
+            tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
+    tags["mlflow.runName"] = name
+    tags[NOTE] = (
+        f"{shape.n_layers} layers of {shape.n_heads} heads, width {shape.d_model}, context"
+        f" {shape.block_size}: {model.n_parameters:,} parameters. Corpus {path}:"
+        f" {lengths[0]:,} characters for training, {lengths[1]:,} for validation."
+    )
+    if changes := uncommitted_params():
+        tags["params.uncommitted"] = shorten(changes)
+        tags[NOTE] = shorten(f"{tags[NOTE]}\n\nparams.yaml differs from the commit: {changes}.")
+    record = RunRecord(tags["training"], "training", tags, store_name())
+    values = {
+        name: value
+        for name, value in flatten(params.model_dump()).items()
+        if not name.startswith(("sample.", "plot_attention."))  # see attach_artifacts
+    }
+    record.params = {name: shorten(x) for name, x in (values | parameter_counts(model)).items()}
+    record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
+    record.dataset = describe_corpus(params.corpus.path, corpus["md5"], *lengths)
+    return record
+
+
+def parameter_counts(model):
+    """Return the number of parameters, in all and of each kind of layer, as `parameters.NAME`."""
+    counts = Counter({"parameters.total": model.n_parameters})
+    for name, parameter in model.parameters.items():  # summed over the blocks
+        layer = re.sub(r"blocks\.\d+\.", "", name).split(".")[0]
+        counts[f"parameters.{layer}"] += parameter.size
+    return counts
+
+
+def uncommitted_params():
+    """Return how params.yaml differs from that of the commit, as text; "" if it does not, or if it
+    is not in a git repository.
+    """
+    command = ["git", "show", f"HEAD:./{PARAMS}"]
+    try:
+        shown = subprocess.run(command, capture_output=True, check=True)
+        committed = flatten(yaml.load(shown.stdout, Loader))
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        return ""
+    values = flatten(read_yaml(PARAMS))
+    return ", ".join(
+        f"{name} {values.get(name)} (committed: {committed.get(name)})"
+        for name in {**values, **committed}
+        if values.get(name) != committed.get(name)
+    )
