@@ -503,8 +503,8 @@ def test_watch_it_learn(opened, tmp_path):
 
 def test_the_included_weights_have_snapshots():
     snapshots = read_snapshots(ROOT / PRETRAINED_SNAPSHOTS, load_pretrained()[0].config)
-    assert snapshots["steps"] == 3900  # as in recipes/best.txt
-    assert len(snapshots["snapshots"]) > 5
+    assert snapshots["steps"][-1] == 3900  # as in recipes/best.txt
+    assert len(snapshots["snapshots"]) == len(snapshots["steps"])
 
 
 def test_hebrew_chinese_and_emoji(opened):

@@ -137,13 +137,13 @@ def test_invalid_ids_are_refused(ids, message):
         GPT(TINY).logits(ids)
 
 
-@pytest.mark.parametrize("targets", [[[1]], [[1, 2, 3]]])
-def test_targets_of_another_length_than_the_ids_are_refused(targets):
-    with pytest.raises(ValueError, match=r"cannot reshape array of size \d into shape \(2,\)"):
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([[-1, 5]], "targets must be 0 to 4, got -1 to 5"),
+        ([[1]], r"cannot reshape array of size 1 into shape \(2,\)"),
+    ],
+)
+def test_invalid_targets_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
         GPT(TINY).loss([[0, 1]], targets)
-
-
-@pytest.mark.parametrize("target", [-1, 5])
-def test_a_target_out_of_range_is_refused(target):
-    with pytest.raises(ValueError, match=f"targets must be 0 to 4, got {min(target, 0)} to"):
-        GPT(TINY).loss([[0, 1]], [[0, target]])
