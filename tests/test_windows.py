@@ -19,6 +19,7 @@ def windows_popen(*arguments, preexec_fn=None, **options):
 
 
 subprocess.Popen.__init__ = windows_popen
+subprocess.Popen.kill = subprocess.Popen.terminate  # the same there
 platform.system = lambda: "Windows"
 from pipeline import check, deliver, evaluate, explore, export, plot_attention, prepare, register
 from pipeline import sample, train, ui, vocab
