@@ -1,6 +1,7 @@
 """Logging a training: to the terminal, and to its MLflow run."""
 
 import contextlib
+import os
 import shutil
 
 import psutil
@@ -36,6 +37,8 @@ class RunLogger(contextlib.AbstractContextManager):
             self.record.finish(KILLED if kind is KeyboardInterrupt else FAILED)
             with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
                 enqueue(self.record)
+        with contextlib.suppress(OSError):  # Windows does not delete open files
+            os.unlink(self.lock.lock_file)
         self.lock.release()
         self.delivery.close(STOP_TIMEOUT if kind is KeyboardInterrupt else None)
 

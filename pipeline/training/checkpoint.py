@@ -126,15 +126,13 @@ class TrainingState:
             other.path.unlink(missing_ok=True)
 
     def delete(self):
-        """Delete the checkpoint of a training run that has finished, and its lock, still held, so
-        that no other run resumes from it.
+        """Delete the checkpoint of a training run that has finished; the lock of its record is still
+        held, so that no other run resumes from it.
         """
         for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
-        with contextlib.suppress(OSError):  # Windows does not delete open files
-            Path(self.lock.lock_file).unlink()
 
     def resume(self):
         """Load the checkpoint of this training run; return whether there was one.
