@@ -24,7 +24,7 @@ help:
 	@echo "make repro        run the pipeline, from the corpus to the attention maps"
 	@echo "make seconds      train a small model in seconds (recipes/seconds.txt), as a DVC experiment"
 	@echo "make minute       train a model in about a minute (recipes/minute.txt), as a DVC experiment"
-	@echo "make best         train the best model in about half an hour on one core (recipes/best.txt), as a DVC experiment"
+	@echo "make best         train the best model in about a quarter of an hour (recipes/best.txt), as a DVC experiment"
 	@echo "make sample       generate text with the trained model, otherwise with the included weights"
 	@echo "make explore      open the explorer, a page that runs the trained model or the included weights in the browser"
 	@echo "make ui           start the MLflow UI on port 5000 (UI_PORT=5001 selects another port)"

@@ -126,8 +126,8 @@ class TrainingState:
             other.path.unlink(missing_ok=True)
 
     def delete(self):
-        """Delete the checkpoint of a training run that has finished. The lock of its record is still
-        held, so no other run resumes from it.
+        """Delete the checkpoint of a training run that has finished. The lock of its record is
+        still held, so no other run resumes from it.
         """
         for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
             path.unlink()
