@@ -93,8 +93,8 @@ def initialize(parameters, seed):
 def rotary_phases(config, dtype):
     """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (T, d / 2).
 
-    The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The usual base
-    is 10,000; with it, half of the pairs rotate by less than half a turn in 256 characters.
+    The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The usual base is 10,000;
+    with it, half of the pairs rotate by less than half a turn in 256 characters.
     """
     d = config.d_model // config.n_heads
     frequencies = 1000.0 ** -np.linspace(0, 1, d // 2, endpoint=False)  # 2k / d from 0 to 1

@@ -16,11 +16,10 @@ class TrainConfig:
     """Hyperparameters of training.
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
-    thread processes one part at a time, so more threads than shards do not speed
-    up the forward and backward passes. The number of
-    shards affects the last bits of the result; the number of threads does not. The learning rates
-    are the peaks of the schedule. A `muon_learning_rate` other than 0 selects Muon for the matrices
-    of the blocks, and `weight_decay` applies to these matrices only.
+    thread processes one part at a time, so more threads than shards do not speed up the forward and
+    backward passes. The number of shards affects the last bits of the result; the number of threads
+    does not. The learning rates are the peaks of the schedule. A `muon_learning_rate` other than 0
+    selects Muon for the matrices of the blocks, and `weight_decay` applies to these matrices only.
     """
 
     steps: int = 1500

@@ -49,7 +49,7 @@ class RunRecord:
     end: int | None = None
 
     def acquire_lock(self, timeout=0):
-        """Return the lock that a training holds until it ends, None if another process holds it."""
+        """Return the lock that a run holds until it ends, None if another process holds it."""
         lock = FileLock(OUTBOX / f"{self.name}.lock", timeout=timeout)
         with contextlib.suppress(Timeout):
             lock.acquire()

@@ -1,4 +1,4 @@
-"""The record of a training that begins: name, description, params, tags and dataset of its run."""
+"""The record of a new training run: its name, description, params, tags and dataset."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of 
 
 
 def new_record(params, corpus, model, lengths):
-    """Return the record of a training that begins, known by its random tag `training`.
+    """Return the record of a training run that begins, with a random tag `training`.
 
     corpus: the checksums of the corpus. lengths: the characters of its two splits.
     """

@@ -1,4 +1,4 @@
-"""Logging a training: to the terminal, and to its MLflow run."""
+"""Logging a training run: to the terminal, and to its MLflow run."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from pipeline.tracking.samples import SAMPLES_BY_STEP, cut
 
 
 class RunLogger(contextlib.AbstractContextManager):
-    """Logs the steps of a training; as a context manager, also that it failed or was killed.
+    """Logs the steps of a training run; as a context manager, also that it failed or was killed.
 
     sample_line: a function of the step, which returns a line that the model generates.
     """

@@ -2,6 +2,8 @@
 
 import hashlib
 
+from pipeline.tracking.new_run import NOTE
+
 LOSS = "result/validation_loss"
 
 
@@ -41,7 +43,7 @@ def show_best(parent, runs, client):
     values = ", ".join(f"{name} {value}" for name, value in swept.items())
     tags = {f"best.{name}": value for name, value in swept.items()}
     tags["best.run"] = best.info.run_name
-    tags["mlflow.note.content"] = (
+    tags[NOTE] = (
         f"Best of {len(finished)} finished runs: {best.info.run_name}, validation loss {loss:.4f}"
         f" with {values}."
     )
