@@ -95,8 +95,8 @@ def substituted(functions):
         betas = self.config.beta1, self.config.beta2
         p[...], m[...], v[...] = f.adam(p, m, v, gradient, step, lr, *betas)
 
-    def choose(logits, temperature, top_k, rng):
-        return f.choose(logits, temperature, top_k, rng.gumbel(size=logits.shape))
+    def sample(logits, temperature, top_k, rng):
+        return f.sample(logits, temperature, top_k, rng.gumbel(size=logits.shape))
 
     replacements = [
         (layers, "cross_entropy_backward", cross_entropy_backward),
@@ -109,7 +109,7 @@ def substituted(functions):
         (layers, "attention_backward", attention_backward),
         (layers, "block_backward", block_backward),
         (Optimizer, "adam", adam),
-        (sampler, "choose", choose),
+        (sampler, "sample", sample),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
     try:

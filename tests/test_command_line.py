@@ -75,7 +75,7 @@ def test_ctrl_c_ends_with_one_line(finished_checkout):
     [
         (("--prompt", "né"), "error: character 'é' at position 1 is not in the vocabulary"),
         (("--prompt", ""), "error: prompt must have at least one character"),
-        (("--temperature", "-1"), "error: temperature must be at least 0 and below 1e300, got -1"),
+        (("--temperature", "-1"), "error: temperature must be at least 0 and finite, got -1"),
         (("--length", "-1"), "error: --length must be at least 0, got -1"),
         (("--weights", "none.pkl"), "error: [Errno 2] No such file or directory: 'none.pkl'"),
         (("--weights", "README.md"), "error: README.md is not a valid BareGPT weights file"),

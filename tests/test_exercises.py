@@ -80,7 +80,7 @@ ATTEMPTS = {
         "return p - lr * m_hat / (np.sqrt(v_hat) + 1e-8), m, v",
         "The bias correction counts the steps from 0",
     ),
-    "choose": (
+    "sample": (
         "for row in logits:",
         "    row[np.argsort(row)[: -top_k or len(row)]] = -np.inf",
         "return (logits + temperature * gumbel).argmax(axis=1)",
@@ -188,7 +188,7 @@ def test_a_wrong_attempt_of_a_learner_is_understood(name, checkout):
             ["dy -= (dy * y).sum(axis=-1, keepdims=True)", "return dy * y"],
             r"softmax_backward must not change its argument dy: copy it first\.",
         ),
-        ("choose", ["return logits[:, 0]"], r"choose with temperature = 0.7 and top_k = 3: ids is"),
+        ("sample", ["return logits[:, 0]"], r"sample with temperature = 0.7 and top_k = 3: ids is"),
     ],
 )
 def test_other_mistakes_are_reported_in_a_sentence(name, lines, message, checkout):
@@ -297,7 +297,7 @@ def test_a_training_without_the_plays_or_interrupted_ends_in_a_line(solve, monke
     monkeypatch.setattr(training, "PLAYS", ROOT / "data/missing.txt")
     assert main(["train"]) == 1
     assert re.fullmatch("error: .*No such file.*missing.txt'\n", capsys.readouterr().err)
-    solve(ANSWERS | {"choose": interrupt})
+    solve(ANSWERS | {"sample": interrupt})
     assert main(["12"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from baregpt.model import named_views
-from baregpt.trainer import sum_tree
+from baregpt.trainer import pairwise_sum
 from pipeline.common.stage import STOP_SIGNALS, run
 
 RANK_TIMEOUT = 10  # seconds to wait for another rank, beyond five times this rank's own work
@@ -114,12 +114,14 @@ class Communicator:
 
         If the function returns a number, the map returns the numbers of all items. If it returns
         (loss, gradients), the map returns all losses; the first item carries the sum of all
-        gradients, and the others zeros, so that `sum_tree` over them leaves it unchanged.
+        gradients, and the others zeros, so that `pairwise_sum` over them leaves it unchanged.
         """
 
         def sum_gradients(gradients):
             names = list(gradients[0])
-            sums = list(local_map(lambda name: sum_tree([one[name] for one in gradients]), names))
+            sums = list(
+                local_map(lambda name: pairwise_sum([one[name] for one in gradients]), names)
+            )
             shapes = {name: array.shape for name, array in zip(names, sums)}
             flat = np.concatenate([array.ravel() for array in sums])
             return named_views(self.allreduce_sum(flat), shapes)

@@ -19,6 +19,6 @@ is a sample from softmax(logits / temperature) (docs/derivations.md shows why).
 import numpy as np
 
 
-def choose(logits, temperature, top_k, gumbel):
+def sample(logits, temperature, top_k, gumbel):
     """Return ids (B,), one for each row, given logits (B, V) and Gumbel noise (B, V)."""
     ...

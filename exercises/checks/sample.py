@@ -7,10 +7,10 @@ import numpy as np
 from baregpt import sampler
 from exercises.exercise import Exercise
 
-original = sampler.choose  # kept, because training replaces it
+original = sampler.sample  # kept, because training replaces it
 
 
-def choose(logits, temperature, top_k, gumbel):
+def sample(logits, temperature, top_k, gumbel):
     noise = SimpleNamespace(gumbel=lambda size: gumbel)
     return original(logits, temperature, top_k, noise)
 
@@ -20,7 +20,7 @@ def cases():
     logits, gumbel = rng.normal(0, 2, (400, 8)).round(), rng.gumbel(size=(400, 8))  # many ties
     for temperature, top_k in ((0.7, 3), (0.7, 0), (0.7, 9), (0, 3)):
         arguments = logits, temperature, top_k, gumbel
-        yield arguments, [choose(*arguments)]
+        yield arguments, [sample(*arguments)]
 
 
 def kth(logits, top_k):
@@ -34,8 +34,8 @@ def keeping(keep):
 
     def mistake(logits, temperature, top_k, gumbel):
         if not 0 < top_k < logits.shape[1]:
-            return choose(logits, temperature, top_k, gumbel)
-        return choose(np.where(keep(logits, top_k), logits, -np.inf), temperature, 0, gumbel)
+            return sample(logits, temperature, top_k, gumbel)
+        return sample(np.where(keep(logits, top_k), logits, -np.inf), temperature, 0, gumbel)
 
     return mistake
 
@@ -56,13 +56,13 @@ def without_upper_limit(sort):
 
     def mistake(logits, temperature, top_k, gumbel):
         limit = sort(logits, top_k)[:, -top_k, None]
-        return choose(np.where(logits < limit, -np.inf, logits), temperature, 0, gumbel)
+        return sample(np.where(logits < limit, -np.inf, logits), temperature, 0, gumbel)
 
     return mistake
 
 
 def hidden_is_zero(logits, temperature, top_k, gumbel):
-    return choose(np.where(logits < kth(logits, top_k), 0, logits), temperature, 0, gumbel)
+    return sample(np.where(logits < kth(logits, top_k), 0, logits), temperature, 0, gumbel)
 
 
 def after_noise(logits, temperature, top_k, gumbel):
@@ -76,19 +76,19 @@ def divided_by_zero(logits, temperature, top_k, gumbel):
 
 
 def greedy(logits, temperature, top_k, gumbel):
-    return choose(logits, 0, top_k, gumbel)
+    return sample(logits, 0, top_k, gumbel)
 
 
 def without_temperature(logits, temperature, top_k, gumbel):
-    return choose(logits, 1, top_k, gumbel)
+    return sample(logits, 1, top_k, gumbel)
 
 
 def multiplied(logits, temperature, top_k, gumbel):
-    return choose(logits * temperature, 1, top_k, gumbel)
+    return sample(logits * temperature, 1, top_k, gumbel)
 
 
 def noise_subtracted(logits, temperature, top_k, gumbel):
-    return choose(logits, temperature, top_k, -gumbel)
+    return sample(logits, temperature, top_k, -gumbel)
 
 
 def whole_batch(logits, top_k):
@@ -98,11 +98,11 @@ def whole_batch(logits, top_k):
 TIES_CUT = "Ties are cut: of several logits equal to the k-th largest, only some are kept."
 EXERCISE = Exercise(
     12,
-    "choose",
-    choose,
+    "sample",
+    sample,
     ("ids",),
     cases,
-    "baregpt's choose",
+    "baregpt's sample",
     {
         exactly_k(lambda logits, k: np.argsort(-logits)): TIES_CUT,
         exactly_k(lambda logits, k: np.argsort(-logits, kind="stable")): TIES_CUT,
