@@ -253,7 +253,7 @@ def test_the_sliders_reshape_the_bars(opened):
         best = np.sort(expected)[::-1][: len(shown)]
         assert shown == pytest.approx(best, abs=1e-3)
     before = page.locator("#candidates tr").first.locator("td").last.inner_text()
-    assert float(before.split()[0]) / 100 == pytest.approx(softmax(logits).max(), abs=0.006)
+    assert float(before.split("%")[0]) / 100 == pytest.approx(softmax(logits).max(), abs=0.006)
 
 
 def test_a_head_that_is_off_adds_nothing(opened):
@@ -573,11 +573,11 @@ def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
         window.kinds = {};
         worker.addEventListener("message", ({data: {id, kind}}) => (kinds[id] ||= []).push(kind));
         text.value = "not " + text.value;  // a second of work
-        read();
+        update_text();
         const first = latest;
         await null;
         text.value = "to " + text.value;
-        read();
+        update_text();
         return first;
     }""")
     settle(page)
