@@ -1,6 +1,7 @@
 """The README's promise on the size of the code."""
 
 import ast
+import subprocess
 import sys
 import tokenize
 
@@ -57,3 +58,13 @@ def test_baregpt_imports_numpy_and_threadpoolctl_only():
 def test_no_line_is_wider_than_100_columns():
     for path in ROOT.glob("[beptn]*/**/*.py"):
         assert max(map(len, path.read_text().splitlines()), default=0) <= 100, path
+
+
+def test_the_tests_of_baregpt_need_only_numpy_threadpoolctl_and_pytest():
+    blocked = ["dvc", "filelock", "mlflow", "playwright", "psutil", "xdist", "yaml"]
+    files = ["tests/test_layers.py", "tests/test_model.py", "tests/test_optimizer.py"]
+    options = ["-q", "--collect-only", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    code = f"import sys, pytest; sys.modules.update(dict.fromkeys({blocked}))\n"
+    code += f"sys.exit(pytest.main({options + files}))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
