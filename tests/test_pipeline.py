@@ -433,8 +433,13 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
 
 
 def test_export_refuses_weights_that_were_not_trained_here(finished):
-    (finished.path / "mlflow.db").unlink()
     before = (finished.path / "baregpt/pretrained.pkl").read_bytes()
+    (finished.path / "data/snapshots.json").rename(finished.path / "snapshots.json")
+    err = finished.stage("export", code=1).stderr
+    assert err == "error: data/snapshots.json does not exist; run `dvc repro` to create it\n"
+    assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before
+    (finished.path / "snapshots.json").rename(finished.path / "data/snapshots.json")
+    (finished.path / "mlflow.db").unlink()
     err = finished.stage("export", code=1).stderr
     assert "MLflow has no finished training run of data/weights.pkl" in err
     assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before
