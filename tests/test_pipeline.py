@@ -19,6 +19,7 @@ from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs,
 from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights, save_weights
+from pipeline.tracking.new_run import source_tags
 from pipeline.tracking.samples import cut
 from pipeline.train import timed
 
@@ -241,6 +242,19 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     assert params.read_bytes() == (finished_checkout.path / "params.yaml").read_bytes()
     stored = Path(client.download_artifacts(run.info.run_id, "weights.pkl"))
     assert md5(stored) == recorded["data/weights.pkl"]
+
+
+def test_the_tags_of_the_source_are_those_of_mlflow(monkeypatch):
+    from mlflow.tracking.context.registry import resolve_tags
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [str(ROOT / "pipeline/train.py")])
+    ours, theirs = source_tags(), resolve_tags()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= ours.keys()
+    assert ours == {name: theirs.get(name) for name in ours}
+    assert ("mlflow.source.git.commit" in theirs) == ("mlflow.source.git.commit" in ours)
+    monkeypatch.setenv("PATH", "")  # without git
+    assert source_tags().keys() == ours.keys() - {"mlflow.source.git.commit"}
 
 
 def test_training_gives_the_weights_of_the_library(finished_checkout):
