@@ -1,6 +1,7 @@
 """MLflow's store: its address, and connecting to it. The import of MLflow takes seconds."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -49,6 +50,8 @@ def connect(uri=None):
 
     uri: by default `tracking_uri()`.
     """
+    # MLflow's imports create a million objects; collections would take a quarter of their time
+    gc.set_threshold(100_000)
     import mlflow
     import mlflow.store.db.utils as database
 
