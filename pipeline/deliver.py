@@ -8,7 +8,8 @@ from pipeline.tracking.outbox import WORKER_FLAG, deliver, work
 
 def main():
     count = deliver()
-    print(f"delivered {count} records" if count else "no records to deliver")
+    records = "record" if count == 1 else "records"
+    print(f"delivered {count} {records}" if count else "no records to deliver")
 
 
 if __name__ == "__main__":

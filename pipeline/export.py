@@ -17,6 +17,7 @@ from pipeline.tracking.sweep import find_by_tag
 
 def main():
     model, vocab, metadata = read_weights(WEIGHTS)
+    snapshots = SNAPSHOTS.read_bytes()  # before anything is written
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
     with outbox.limited():
@@ -31,7 +32,7 @@ def main():
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)
     with atomic_write(PRETRAINED_SNAPSHOTS) as file:
-        file.write(SNAPSHOTS.read_bytes())
+        file.write(snapshots)
     print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")
     for name, value in metadata.items():
         print(f"  {name}: {value}")

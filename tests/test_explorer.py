@@ -538,6 +538,8 @@ def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path)
         write_page(path, model, vocab, {"seconds": path.name}, "0" * 32, TEXT)
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "://" not in pages[0].read_text()
+    shown = int(re.search(r'"bytes": (\d+)', pages[0].read_text())[1])
+    assert shown == pytest.approx(pages[0].stat().st_size, abs=100)
 
 
 def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):

@@ -105,7 +105,7 @@ def test_a_lock_that_another_process_holds_does_not_end_training(encoded):
         err = encoded.stage("train").stderr
     assert err.startswith("warning: ")
     assert "the run is queued in data/undelivered" in err
-    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+    assert encoded.stage("deliver").stdout == "delivered 1 record\n"
     assert mlflow_runs(encoded)[1][0].info.status == "FINISHED"
 
 
@@ -228,11 +228,13 @@ def test_a_sweep_may_have_any_name(encoded, tmp_path):
     copy.environment["DVC_ROOT"] = str(encoded.path)
     for number in (1, 2):
         copy.environment["DVC_EXP_NAME"] = f"o'brien\"`%;--{number}"
-        copy.set_params(train={"seed": number})
+        copy.set_params(sample={"seed": number})  # not a param of the training run
         assert copy.stage("train").stderr == ""
     _, runs = mlflow_runs(encoded)
     (parent,) = [run for run in runs if "sweep.parent" in run.data.tags]
     assert parent.data.tags["mlflow.runName"] == "o'brien\"`%;-, from "
+    loss = parent.data.metrics["result/validation_loss"]
+    assert parent.data.tags["mlflow.note.content"].endswith(f", validation loss {loss:.4f}.")
     children = [run for run in runs if run != parent]
     assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id] * 2
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -248,7 +250,7 @@ def test_an_empty_database_is_replaced_and_a_deleted_experiment_named(encoded):
     assert "experiment baregpt was deleted; restore it with" in err
     assert "`mlflow experiments restore --experiment-id 1`" in err
     client.restore_experiment("1")
-    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+    assert encoded.stage("deliver").stdout == "delivered 1 record\n"
 
 
 def test_values_too_long_for_mlflow_are_cut_visibly(finished):

@@ -1,5 +1,6 @@
 """params.yaml as checked, typed values."""
 
+import os
 import re
 import reprlib
 from typing import Annotated
@@ -66,8 +67,12 @@ class Train(Section):
 
     @validator(mode="after")
     def _init_is_in_the_checkout(self):
-        if self.init is not None and not re.fullmatch(r"[^/~].*", self.init):
-            raise ValueError(f"train.init ({self.init!r}) must be a path relative to the checkout")
+        if self.init is not None:
+            path = os.path.normpath(self.init)  # "a/../../b" is "../b", and "" is "."
+            if path == "." or re.match(r"[/~]|\.\.(/|$)", path):
+                raise ValueError(
+                    f"train.init ({self.init!r}) must be a path relative to the checkout, inside it"
+                )
         return self
 
     @validator(mode="after")

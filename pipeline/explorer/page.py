@@ -60,6 +60,11 @@ def read_snapshots(path, config):
     return contents if sizes == {n_weights} else None
 
 
+def to_script(data):
+    """Return data as JSON for a script element, with "<" escaped: no text becomes markup."""
+    return json.dumps(data).replace("<", "\\u003c")
+
+
 def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     """Write one self-contained HTML file: the weights in half precision, the code that runs them,
     and `text`, with which the page starts.
@@ -91,9 +96,8 @@ def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
         parts = [(HERE / name).read_text(encoding="utf-8") for name in names]
         page = page.replace(placeholder, "".join(parts), 1)
     weights = base64.b64encode(halves.tobytes()).decode()
-    data["bytes"] = len(page.encode()) + len(weights)
-    # inside a script element only "<" could end it: no text becomes markup
-    page = page.replace("/* data */", json.dumps(data).replace("<", "\\u003c"), 1)
+    data["bytes"] = len(page.encode()) + len(weights) + len(to_script(data))
+    page = page.replace("/* data */", to_script(data), 1)
     with atomic_write(path) as file:
         file.write(page.replace("/* weights */", weights, 1).encode())
     return refused

@@ -1,8 +1,10 @@
 """The record of a new training run: its name, description, params, tags and dataset."""
 
+import getpass
 import os
 import re
 import subprocess
+import sys
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -23,10 +25,7 @@ def new_record(params, corpus, model, lengths):
 
     corpus: the checksums of the corpus. lengths: the characters of its two splits.
     """
-    from mlflow.tracking.context.registry import resolve_tags
-
-    # resolve_tags adds the git commit
-    tags = resolve_tags({"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]})
+    tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]}
     path, shape = Path(params.corpus.path), params.model
     name = f"{path.stem}, {shape.n_layers}×{shape.d_model}, {params.train.steps:,} steps"
     if experiment := os.environ.get("DVC_EXP_NAME"):
@@ -56,6 +55,32 @@ def new_record(params, corpus, model, lengths):
     return record
 
 
+def source_tags():
+    """Return the tags in which MLflow records the user, the command and its git commit.
+
+    `resolve_tags` of MLflow returns the same values, but importing MLflow takes a second.
+    """
+    try:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    except (ImportError, KeyError, OSError):  # this user has no name, as in some containers
+        user = "unknown"
+    tags = {
+        "mlflow.user": user,
+        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git_output("rev-parse", "HEAD").decode().strip(),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def git_output(*arguments):
+    """Return what a git command prints, or b"" if it fails or git is not installed."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return b""
+
+
 def parameter_counts(model):
     """Return the number of parameters, in all and of each kind of layer, as `parameters.NAME`."""
     counts = Counter({"parameters.total": model.n_parameters})
@@ -69,11 +94,11 @@ def uncommitted_params():
     """Return how params.yaml differs from that of the commit, as text; "" if it does not, or if it
     is not in a git repository.
     """
-    command = ["git", "show", f"HEAD:./{PARAMS}"]
     try:
-        shown = subprocess.run(command, capture_output=True, check=True)
-        committed = flatten(yaml.load(shown.stdout, Loader))
-    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        committed = flatten(yaml.load(git_output("show", f"HEAD:./{PARAMS}"), Loader) or {})
+    except yaml.YAMLError:
+        committed = {}
+    if not committed:
         return ""
     values = flatten(read_yaml(PARAMS))
     return ", ".join(

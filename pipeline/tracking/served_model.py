@@ -56,7 +56,8 @@ class TextGenerator:
                 or time.monotonic() > deadline
             ):
                 raise MlflowException(
-                    "generation was stopped because no client waits or the server shuts down",
+                    "generation was stopped: the client disconnected, the request timed out, or the"
+                    " server is shutting down",
                     TEMPORARILY_UNAVAILABLE,
                 )
             return True

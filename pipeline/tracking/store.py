@@ -1,6 +1,7 @@
 """MLflow's store: its address, and connecting to it. The import of MLflow takes seconds."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
 EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", "mlruns"  # beside the database that knows them
+LOCAL_URI = f"sqlite:///{STORE}"
 LOCK = FileLock(OUTBOX / "lock", timeout=60)  # held while writing to the store
 PATHS = [  # tables and columns of MLflow's database
     ("experiments", "artifact_location"),
@@ -29,23 +31,33 @@ PATHS = [  # tables and columns of MLflow's database
 
 def tracking_uri():
     """Return MLFLOW_TRACKING_URI, or else the address of our own SQLite store."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{STORE}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_URI
     # relative to the checkout, also in a temporary copy of it
     return re.sub("(?<=^sqlite:///).*", lambda path: str(CHECKOUT / path[0]), uri)
 
 
-def store_name():
-    """Return the tracking URI without passwords and the path of the checkout, for records."""
-    return re.sub(r"[^\s'\"/]*@|\?.*|/$", "", tracking_uri().replace(f"{CHECKOUT}{os.sep}", ""))
+def store_name(uri=None):
+    """Return a tracking URI, by default `tracking_uri()`, for records: without passwords, query or
+    the checkout's path.
+    """
+    uri = (uri or tracking_uri()).replace(f"{CHECKOUT}{os.sep}", "")
+    return re.sub(r"[^\s'\"/]*@|\?.*|/$", "", uri)
 
 
-def connect():
-    """Return an MLflow client and the id of our experiment; OSError if the store cannot be used."""
+def connect(uri=None):
+    """Return an MLflow client of a store and the id of our experiment in it; OSError if the store
+    cannot be used.
+
+    uri: by default `tracking_uri()`.
+    """
+    # MLflow's imports create a million objects; collections would take a quarter of their time
+    gc.set_threshold(100_000)
     import mlflow
     import mlflow.store.db.utils as database
 
     for name in ("alembic", "mlflow", "urllib3", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # we report errors ourselves
+    uri = uri or tracking_uri()
     # fail in seconds, not minutes; a request that is sent twice makes two runs
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -54,19 +66,19 @@ def connect():
     os.environ["MLFLOW_SQLALCHEMYSTORE_POOLCLASS"] = "NullPool"
     database.MAX_RETRY_COUNT = 3  # half a second instead of a hundred
     try:
-        if tracking_uri() == f"sqlite:///{STORE}":
+        if uri == LOCAL_URI:
             create_store()
             relocate_artifacts()
-        client = mlflow.MlflowClient(tracking_uri())
-        return client, get_or_create_experiment(client)
+        client = mlflow.MlflowClient(uri)
+        return client, get_or_create_experiment(client, uri)
     except Exception as error:  # of any type: each kind of store has its own
         reason = without_secrets(error)
         if "migrate-filestore" in reason:
             reason = "convert this folder of files with `mlflow migrate-filestore`"
-        raise OSError(f"MLflow cannot use its store {store_name()} ({reason})") from None
+        raise OSError(f"MLflow cannot use its store {store_name(uri)} ({reason})") from None
 
 
-def get_or_create_experiment(client):
+def get_or_create_experiment(client, uri):
     """Return the id of our experiment; ValueError if it was deleted and can be restored."""
     from mlflow.entities import ViewType
 
@@ -74,7 +86,7 @@ def get_or_create_experiment(client):
     tagged = client.search_experiments(ViewType.ALL, filter_string=query)
     experiment = tagged[0] if tagged else client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        kind, _, path = tracking_uri().partition(":///")
+        kind, _, path = uri.partition(":///")
         database = Path(path) if kind == "sqlite" else STORE
         location = None if kind.startswith("http") else (database.parent / ARTIFACTS).as_uri()
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, location))

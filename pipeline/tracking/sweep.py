@@ -45,7 +45,7 @@ def show_best(parent, runs, client):
     tags["best.run"] = best.info.run_name
     tags[NOTE] = (
         f"Best of {len(finished)} finished runs: {best.info.run_name}, validation loss {loss:.4f}"
-        f" with {values}."
+        + (f" with {values}." if values else ".")  # none if only sample.* is swept
     )
     for name, value in tags.items():
         client.set_tag(parent.info.run_id, name, value)

@@ -151,7 +151,7 @@ class TrainingState:
                     continue  # it is running, in another copy
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
-                warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
+                warn(f"ignored checkpoint {path} ({error})")
                 with contextlib.suppress(OSError):  # that training has ended meanwhile
                     path.replace(path.with_suffix(".damaged"))
                 continue

@@ -19,14 +19,20 @@ def step_memory(vocab_size, block_size, d_model, n_heads, n_layers, sequences, s
     V, T, D, H, L, B = vocab_size, block_size, d_model, n_heads, n_layers, sequences
     N = B * T
     parameters = (2 * V + T + 12 * L * D) * D
-    attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)  # only scores below the diagonal are computed
+    # above the diagonal, scores are computed only in the tiles that it crosses
+    attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)
     activations = 16 * L * N * D + 6 * N * D + 4 * N * V + attn
     # parameters, their best values, two moments of Adam, and the gradients of each shard
     return 4 * ((4 + shards) * parameters + min(threads, shards) * activations)
 
 
 def available_memory():
-    """Return the bytes that this process can use without swapping, or being killed."""
+    """Return the available bytes of memory: those of this machine, but at most the limit of this
+    process's cgroup.
+
+    What the cgroup uses already is not subtracted: most of it may be cached files, which the kernel
+    frees if needed.
+    """
     available = psutil.virtual_memory().available
     for path in map(Path, CGROUP_LIMITS):
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
