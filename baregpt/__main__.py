@@ -1,4 +1,4 @@
-"""Generate text with data/weights.pkl if it exists, otherwise with the included weights."""
+"""Generate text with data/weights.pkl if it exists, otherwise with the pretrained weights."""
 
 import argparse
 import os

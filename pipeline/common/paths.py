@@ -16,7 +16,7 @@ SNAPSHOTS = DATA / "snapshots.json"
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
-PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
+PRETRAINED = Path("baregpt/pretrained.pkl")  # the pretrained weights, part of the package
 PRETRAINED_SNAPSHOTS = Path("pipeline/explorer/pretrained_snapshots.json")
 TRAINING_LOCK = DATA / "training.lock"  # held by a running training
 # In the checkout itself, where they outlive a temporary copy; tracked by neither DVC nor git.

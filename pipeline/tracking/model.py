@@ -61,7 +61,7 @@ def save_model(path, weights, run_id, model_id):
     example = pandas.DataFrame({"prompt": [default_prompt(vocab, metadata)]})
     served_model = Path(__file__).with_name("served_model.py")
     with tempfile.TemporaryDirectory() as folder:
-        # without the included weights: the model has its own
+        # without the pretrained weights: the model has its own
         code = shutil.copytree(
             Path(baregpt.__file__).parent,
             f"{folder}/baregpt",
