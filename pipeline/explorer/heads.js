@@ -9,7 +9,7 @@ function pattern_text(pattern) {
   if (!pattern) return "";
   const {rule, share, even, entropy} = pattern;
   if (entropy > UNIFORM) return `nearly uniform (entropy ${percent(entropy)} of the maximum)`;
-  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform attention: ${percent(even)})`;
+  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform: ${percent(even)})`;
 }
 
 const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
@@ -78,7 +78,7 @@ function render_attention({at, attn}) {
   for (const {k, canvas} of heads) paint(canvas, attn.subarray(k * (at + 1), (k + 1) * (at + 1)), at + 1, attention_share);
   const [l, h] = selection.head, row = attn.subarray((l * H + h) * (at + 1), (l * H + h + 1) * (at + 1));
   const places = top_indices(row, 3).map(i => `${percent(row[i])} on ${named(seen[i].c)} ${i === at ? "(itself)" : `${at - i} back`}`);
-  set_text($("head-here"), `Here: ${places.join(", ")} (uniform attention: ${percent(1 / (at + 1))} each).`);
+  set_text($("head-here"), `Here: ${places.join(", ")} (uniform: ${percent(1 / (at + 1))} each).`);
 }
 
 function render_summary() {  // what is known of each head
