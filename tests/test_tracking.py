@@ -176,6 +176,12 @@ def test_a_delivery_takes_bounded_time_and_memory(encoded, data):
     assert records_in(encoded)
 
 
+def test_pyarrow_does_not_reserve_the_memory_that_a_delivery_may_use(encoded):
+    program = "from pipeline.tracking import store; store.connect(); import pyarrow; "
+    program += "print(pyarrow.default_memory_pool().backend_name)"
+    assert encoded.run("python", "-c", program).stdout == "system\n"
+
+
 def test_a_server_that_never_answers_does_not_hold_training_up(encoded):
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
         encoded.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mute.getsockname()[1]}"

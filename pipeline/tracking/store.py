@@ -15,6 +15,8 @@ from filelock import FileLock
 from pipeline.common.paths import CHECKOUT, OUTBOX
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+# otherwise, pyarrow reserves 1 GiB, as much as a delivery may use
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git gets ten lines
 EXPERIMENT, EXPERIMENT_TAG = "baregpt", "baregpt.experiment"  # found by the tag: it may be renamed
 STORE, ARTIFACTS = CHECKOUT / "mlflow.db", "mlruns"  # beside the database that knows them
