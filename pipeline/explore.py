@@ -5,7 +5,7 @@ import webbrowser
 from baregpt.weights import read_weights
 from pipeline.common.inputs import checksum
 from pipeline.common.paths import (
-    EXPLORER_PAGE_BY_HAND,
+    DOCS_EXPLORER_PAGE,
     PRETRAINED,
     PRETRAINED_SNAPSHOTS,
     SNAPSHOTS,
@@ -21,12 +21,12 @@ def main():
     path = WEIGHTS if WEIGHTS.exists() else PRETRAINED
     model, vocab, metadata = read_weights(path)
     known = "".join(c for c in TEXT if c in vocab.characters) or vocab.characters[:1]
-    page = EXPLORER_PAGE_BY_HAND
+    page = DOCS_EXPLORER_PAGE
     text = metadata.get("excerpt") or known
     snapshots_path = SNAPSHOTS if path == WEIGHTS else PRETRAINED_SNAPSHOTS
     snapshots = read_snapshots(snapshots_path, model.config)
-    if refused := write_page(page, model, vocab, metadata, checksum(path), text, snapshots):
-        warn(refused)
+    if problem := write_page(page, model, vocab, metadata, checksum(path), text, snapshots):
+        warn(problem)
     print(f"wrote {page} for {path} ({page.stat().st_size / 1e6:.1f} MB)")
     webbrowser.open(page.resolve().as_uri())
 

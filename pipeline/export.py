@@ -1,4 +1,4 @@
-"""Export the trained weights, in half precision, and their snapshots as the included ones."""
+"""Replace the included weights and snapshots by the trained ones, in half precision."""
 
 import json
 import platform

@@ -72,7 +72,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)
-        assert refused.stderr.startswith("error: MLflow refused a run (")
+        assert refused.stderr.startswith("error: MLflow rejected a run (")
         client, runs = server.runs()
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))

@@ -24,7 +24,7 @@ PARTS = {
     ],
 }  # fmt: skip
 SOURCES = "embedding", "layer_norm", "attention", "softmax", "mlp", "block"  # shown in the page
-METADATA = "steps", "train_loss", "validation_loss"  # the same for every reproduction
+METADATA = "steps", "train_loss", "validation_loss"  # identical whenever training is repeated
 FLOAT16_MAX = np.finfo(np.float16).max
 MISMATCH = (
     "This page shows nothing, because its model.js does not compute the same logits as baregpt. The"
@@ -32,12 +32,12 @@ MISMATCH = (
 )
 
 
-def expected_logits(config, halves, ids):
-    """Return the logits after `ids`, for the page to check its own. In float64 and on one thread,
-    so that the rounded numbers are the same on every machine.
+def expected_logits(config, weights_f16, ids):
+    """Return the logits after `ids`, for the page to compare its own with. In float64 and on one
+    thread, so that the rounded numbers are the same on every machine.
     """
     model = GPT(config, dtype=np.float64)
-    model.flat[...] = halves
+    model.flat[...] = weights_f16
     with threadpool_limits(1):
         return [round(float(logit), 4) for logit in model.logits(ids[None])[0, -1]]
 
@@ -61,7 +61,7 @@ def read_snapshots(path, config):
 
 
 def to_script(data):
-    """Return data as JSON for a script element, which only "<" could end: no text becomes markup."""
+    """Return data as JSON for a script element, which only "<" could end. No text is markup."""
     return json.dumps(data).replace("<", "\\u003c")
 
 
@@ -73,7 +73,7 @@ def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     bytes. Returns None, or a sentence that says why the page shows nothing: the code of the model
     has changed, and model.js has not.
     """
-    halves = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
+    weights_f16 = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
     refused = mismatch(model.config)
     text = text.lstrip("\n") or text
     ids = vocab.encode(text)[-model.config.block_size :]
@@ -85,7 +85,7 @@ def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
         "metadata": {name: metadata[name] for name in METADATA if name in metadata},
         "md5": md5,
         "text": text,
-        "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, halves, ids)},
+        "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, weights_f16, ids)},
         "mismatch": MISMATCH,
         "refused": refused,
         "sources": sources(),
@@ -95,7 +95,7 @@ def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     for placeholder, names in PARTS.items():
         parts = [(HERE / name).read_text(encoding="utf-8") for name in names]
         page = page.replace(placeholder, "".join(parts), 1)
-    weights = base64.b64encode(halves.tobytes()).decode()
+    weights = base64.b64encode(weights_f16.tobytes()).decode()
     data["bytes"] = len(page.encode()) + len(weights) + len(to_script(data))
     page = page.replace("/* data */", to_script(data), 1)
     with atomic_write(path) as file:

@@ -7,7 +7,7 @@ import numpy as np
 
 from baregpt.sampler import generate
 
-SAMPLES_BY_STEP = "samples_by_step.txt"  # the artifact of a run
+SAMPLES_BY_STEP = "samples_by_step.txt"  # an artifact of the run
 LENGTH = 100  # characters per line
 
 
@@ -22,7 +22,7 @@ def sample_line(model, vocab, step):
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def cut(text, columns):
+def truncate(text, columns):
     """Return as much of a line as fits into the columns of a terminal."""
     ends = accumulate(2 if east_asian_width(c) in "WF" else 1 for c in text)
     return "".join(c for c, end in zip(text, ends) if end <= columns)
