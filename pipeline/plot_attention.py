@@ -14,7 +14,7 @@ from pipeline.common.inputs import checksum
 from pipeline.common.params import load_params
 from pipeline.common.paths import ATTENTION_PLOT, EXPLORER_PAGE, SNAPSHOTS, WEIGHTS
 from pipeline.common.stage import default_prompt, encode_prompt, run, warn
-from pipeline.explorer.page import read_snapshots, write_page
+from pipeline.explorer.page import write_page
 from pipeline.tracking.outbox import attach_artifacts
 
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
@@ -82,9 +82,7 @@ def main():
     layer = params.layer % n_layers
     attn = model.attention(ids[None])[layer][0]  # (H, T, T)
     plot_attention(ATTENTION_PLOT, prompt, attn, f"Attention, layer {layer + 1} of {n_layers}")
-    snapshots = read_snapshots(SNAPSHOTS, model.config)
-    if problem := write_page(EXPLORER_PAGE, model, vocab, metadata, md5, prompt, snapshots):
-        warn(problem)
+    write_page(EXPLORER_PAGE, WEIGHTS, SNAPSHOTS, prompt)
     attach_artifacts(md5, "plot_attention", params, ATTENTION_PLOT, EXPLORER_PAGE)
 
 

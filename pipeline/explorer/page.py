@@ -11,7 +11,10 @@ from threadpoolctl import threadpool_limits
 from baregpt import layers
 from baregpt.files import atomic_write
 from baregpt.model import GPT, parameter_shapes
-from pipeline.explorer.mirror import mismatch
+from baregpt.weights import read_weights
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import default_prompt, warn
+from pipeline.explorer.check_js import LOGITS_DIFFER, find_problem
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -26,10 +29,6 @@ PARTS = {
 SOURCES = "embedding", "layer_norm", "attention", "softmax", "mlp", "block"  # shown in the page
 METADATA = "steps", "train_loss", "validation_loss"  # identical whenever training is repeated
 FLOAT16_MAX = np.finfo(np.float16).max
-MISMATCH = (
-    "This page shows nothing, because its model.js does not compute the same logits as baregpt. The"
-    " code of the model has changed; make the same change in pipeline/explorer/model.js."
-)
 
 
 def expected_logits(config, weights_f16, ids):
@@ -65,31 +64,35 @@ def to_script(data):
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
-    """Write one self-contained HTML file: the weights in half precision, the code that runs them,
-    and `text`, with which the page starts.
+def write_page(path, weights_path, snapshots_path, text=None):
+    """Write one self-contained HTML file: trained weights in half precision, the code that runs
+    them, and the snapshots of their training run, if there are any.
 
-    `snapshots` are those of `read_snapshots`. The same weights, text and snapshots give the same
-    bytes. Returns None, or a sentence that says why the page shows nothing: the code of the model
-    has changed, and model.js has not.
+    text: the text with which the page starts; by default, that of `default_prompt`. The same files
+    and text give the same bytes. If the code of the model has changed and model.js has not, the
+    page shows an error instead of the model, and this function prints it as a warning.
     """
+    model, vocab, metadata = read_weights(weights_path)
     weights_f16 = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
-    refused = mismatch(model.config)
+    text = text or default_prompt(vocab, metadata)
     text = text.lstrip("\n") or text
     ids = vocab.encode(text)[-model.config.block_size :]
+    problem = find_problem(model.config)
+    if problem:
+        warn(problem)
     data = {
         "config": vars(model.config),
         "shapes": list(parameter_shapes(model.config).items()),
         "characters": list(vocab.characters),
         "parameters": model.n_parameters,
         "metadata": {name: metadata[name] for name in METADATA if name in metadata},
-        "md5": md5,
+        "md5": checksum(weights_path),
         "text": text,
         "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, weights_f16, ids)},
-        "mismatch": MISMATCH,
-        "refused": refused,
+        "mismatch": LOGITS_DIFFER,  # shown if the logits of the page differ from these
+        "refused": problem,
         "sources": sources(),
-        "snapshots": snapshots,
+        "snapshots": read_snapshots(snapshots_path, model.config),
     }
     page = (HERE / "page.html").read_text(encoding="utf-8")
     for placeholder, names in PARTS.items():
@@ -100,4 +103,3 @@ def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
     page = page.replace("/* data */", to_script(data), 1)
     with atomic_write(path) as file:
         file.write(page.replace("/* weights */", weights, 1).encode())
-    return refused

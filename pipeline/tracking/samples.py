@@ -6,6 +6,7 @@ from unicodedata import east_asian_width
 import numpy as np
 
 from baregpt.sampler import generate
+from pipeline.common.stage import default_prompt
 
 SAMPLES_BY_STEP = "samples_by_step.txt"  # an artifact of the run
 LENGTH = 100  # characters per line
@@ -16,7 +17,7 @@ def sample_line(model, vocab, step):
 
     It has a random generator of its own, so it does not affect the training.
     """
-    prompt = "\n" if "\n" in vocab.characters else vocab.characters[0]
+    prompt = default_prompt(vocab, {})
     with np.errstate(all="ignore"):  # training itself reports a divergence
         text = "".join(generate(model, vocab, prompt, LENGTH, seed=step))
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
