@@ -3,7 +3,7 @@
 import sys
 
 from pipeline.common.stage import run
-from pipeline.tracking.outbox import WORKER_FLAG, deliver, work
+from pipeline.tracking.outbox import WORKER_FLAG, deliver, run_worker
 
 
 def main():
@@ -14,6 +14,6 @@ def main():
 
 if __name__ == "__main__":
     if WORKER_FLAG in sys.argv:
-        work()
+        run_worker()
     else:
         run(main)

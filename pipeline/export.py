@@ -1,4 +1,4 @@
-"""Export the trained weights, in half precision, and their snapshots as the included ones."""
+"""Replace the pretrained weights and snapshots with the trained ones, in half precision."""
 
 import json
 import platform

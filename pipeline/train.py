@@ -31,14 +31,14 @@ from pipeline.training.communicator import report_on_rank_zero, run_rank
 from pipeline.training.launcher import RANK_FLAG, launch
 from pipeline.training.outputs import (
     IS_LIVE,
-    live_curves,
+    delete_curves_on_error,
     snapshot_line,
     write_curves,
     write_outputs,
 )
 from pipeline.training.progress import Progress
 from pipeline.training.snapshots import snapshot_steps, take_snapshot
-from pipeline.training.start import load_start
+from pipeline.training.start import load_training_setup
 
 
 def main():
@@ -48,7 +48,8 @@ def main():
         return
     try:
         launch(launcher)
-    except BaseException:  # or an interrupt: rank 0 may have been killed before it told MLflow
+    except BaseException:
+        # Rank 0 may have been killed before it reported its status to MLflow.
         DeliveryProcess().close(STOP_TIMEOUT)
         raise
 
@@ -67,7 +68,7 @@ def lock_and_train(communicator=None):
             f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
         ) from None
     for path in Inputs("train").outputs():
-        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed run
+        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # left by a killed run
             temporary.unlink()
     train_model(communicator)
 
@@ -79,7 +80,7 @@ def train_model(communicator):
 
     # load
     inputs = Inputs("train")
-    params, model, vocab, corpus, train_ids, validation_ids = load_start(
+    params, model, vocab, corpus, train_ids, validation_ids = load_training_setup(
         communicator.size if communicator else 1
     )
     config = TrainConfig(**params.train.model_dump(exclude={"init"}))
@@ -126,7 +127,11 @@ def train_model(communicator):
             characters_per_step,
             partial(sample_line, model, vocab),
         )
-    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator), live_curves():
+    with (
+        logger or contextlib.nullcontext(),
+        report_on_rank_zero(communicator),
+        delete_curves_on_error(),
+    ):
         run_steps(steps, state, interval, logger, communicator, snapshots)
         model.flat[:] = state.arrays["best"]
         # one BLAS thread, because their number changes the last bits
@@ -147,12 +152,12 @@ def train_model(communicator):
                 model, vocab, corpus, validation_ids, validation_loss, config, state.progress
             )
             logger.finish(metrics)
-            if not inputs.changes():  # else the outputs will be discarded
+            if not inputs.describe_changes():  # otherwise, the outputs will be discarded
                 state.delete()
 
 
 def timed(steps):
-    """Yield each step with the seconds that it took, without those of this loop's body."""
+    """Yield each step with its duration in seconds, excluding the time spent by the caller."""
     start = time.perf_counter()
     for step in steps:
         yield step, time.perf_counter() - start
@@ -178,7 +183,7 @@ def run_steps(steps, state, interval, logger, communicator, snapshots):
         if logger and is_due:
             state.save()
             logger.deliver()
-            if changes := state.inputs.changes():
+            if changes := state.inputs.describe_changes():
                 warn(
                     f"{changes} changed since training began; revert the change before training"
                     " ends, or its outputs will be discarded"

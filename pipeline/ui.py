@@ -11,7 +11,7 @@ HOST = "127.0.0.1"
 
 
 def check_port(port):
-    """ValueError if the port is not free."""
+    """Raise ValueError if the port is not free."""
     try:
         with socket.create_server((HOST, port)):
             pass

@@ -62,8 +62,9 @@ def opened(browser, tmp_path):
     def open_page(text=TEXT, config=None, snapshots=None, **options):
         model, vocab = model_of(text, **config or {})
         path = tmp_path / "explore.html"
-        metadata = {"steps": 20, "train_loss": 1.5}
-        write_page(path, model, vocab, metadata, "0" * 32, text, snapshots)
+        weights = tmp_path / "weights.pkl"
+        save_weights(weights, model, vocab, {"steps": 20, "train_loss": 1.5})
+        write_page(path, weights, snapshots or tmp_path / "none", text)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on(
@@ -487,8 +488,7 @@ def test_watch_it_learn(opened, tmp_path):
     taken = [take_snapshot(one, ids[0]) for one in (untrained, model)]
     write_snapshots(tmp_path / "snapshots.json", line, [1, 50], taken)
     assert read_snapshots(tmp_path / "snapshots.json", Config(len(vocab))) is None
-    snapshots = read_snapshots(tmp_path / "snapshots.json", model.config)
-    page, *_ = opened(snapshots=snapshots)
+    page, *_ = opened(snapshots=tmp_path / "snapshots.json")
     for step, one in ((1, untrained), (50, model)):
         loss = one.loss(ids[:, :-1], ids[:, 1:])
         shown = page.locator("#snapshot-step").inner_text()
@@ -533,9 +533,10 @@ def test_the_page_runs_in_a_sandboxed_frame(opened, tmp_path):
 def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path):
     model, vocab = model_of(TEXT)
     model.flat[0] = 1e6  # half precision ends at 65504
+    save_weights(tmp_path / "weights.pkl", model, vocab)
     pages = [tmp_path / "a.html", tmp_path / "b.html"]
     for path in pages:
-        write_page(path, model, vocab, {"seconds": path.name}, "0" * 32, TEXT)
+        write_page(path, tmp_path / "weights.pkl", tmp_path / "none")
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "://" not in pages[0].read_text()
     shown = int(re.search(r'"bytes": (\d+)', pages[0].read_text())[1])

@@ -20,7 +20,7 @@ from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights, save_weights
 from pipeline.tracking.new_run import source_tags
-from pipeline.tracking.samples import cut
+from pipeline.tracking.samples import truncate
 from pipeline.train import timed
 
 COMMITTED = [".gitignore", "README.md", "metrics.json", "plays.txt"]  # what git has of data/
@@ -269,9 +269,9 @@ def test_training_gives_the_weights_of_the_library(finished_checkout):
 
 
 def test_a_line_of_text_fits_into_the_terminal():
-    assert cut("KING:", 80) == "KING:"
-    assert cut("KING:", 4) == "KING"
-    assert cut("我們來 ok", 5) == "我們"  # two columns each
+    assert truncate("KING:", 80) == "KING:"
+    assert truncate("KING:", 4) == "KING"
+    assert truncate("我們來 ok", 5) == "我們"  # two columns each
 
 
 def test_the_speed_counts_only_the_seconds_of_the_steps(monkeypatch):

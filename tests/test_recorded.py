@@ -279,7 +279,7 @@ def test_a_record_of_another_version_is_left_in_the_outbox(encoded, record):
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(json.dumps(record))
     err = encoded.stage("train").stderr
-    assert err.startswith("warning: cannot deliver data/undelivered/other, which is left as it is")
+    assert err.startswith("warning: cannot deliver data/undelivered/other, leaving it unchanged")
     assert err.count("\n") == 1
     assert (folder / "record.json").exists()
     assert mlflow_runs(encoded)[1][0].info.status == "FINISHED"

@@ -72,7 +72,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)
-        assert refused.stderr.startswith("error: MLflow refused a run (")
+        assert refused.stderr.startswith("error: MLflow rejected a run (")
         client, runs = server.runs()
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))
@@ -174,6 +174,12 @@ def test_a_delivery_takes_bounded_time_and_memory(encoded, data):
     assert process.stderr.count("\n") == 1
     assert int(process.stdout) < 800 << 10
     assert records_in(encoded)
+
+
+def test_pyarrow_does_not_reserve_the_memory_that_a_delivery_may_use(encoded):
+    program = "from pipeline.tracking import store; store.connect(); import pyarrow; "
+    program += "print(pyarrow.default_memory_pool().backend_name)"
+    assert encoded.run("python", "-c", program).stdout == "system\n"
 
 
 def test_a_server_that_never_answers_does_not_hold_training_up(encoded):

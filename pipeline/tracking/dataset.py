@@ -17,7 +17,7 @@ def describe_corpus(path, md5, training_characters, validation_characters):
 
 
 def log_dataset(client, run_id, dataset):
-    """Log these fields as the dataset of a run; again, without effect."""
+    """Log these fields as the dataset of a run. Logging them again has no effect."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     context = InputTag("mlflow.data.context", "training")

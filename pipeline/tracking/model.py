@@ -9,9 +9,10 @@ import baregpt
 from baregpt.weights import read_weights
 from pipeline.common.stage import default_prompt
 
-NAME = "baregpt"  # of logged and registered models
+NAME = "baregpt"  # the name of logged and registered models
 RESULT_METRICS = "result/train_loss", "result/validation_loss"
-DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}  # of the served model
+# the params of the served model
+DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}
 
 
 def log_model(client, run_id, weights):

@@ -21,9 +21,9 @@ NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of 
 
 
 def new_record(params, corpus, model, lengths):
-    """Return the record of a training run that begins, with a random tag `training`.
+    """Return the record of a new training run, with a random tag `training`.
 
-    corpus: the checksums of the corpus. lengths: the characters of its two splits.
+    corpus: the checksums of the corpus. lengths: the number of characters in each split.
     """
     tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]}
     path, shape = Path(params.corpus.path), params.model
@@ -42,7 +42,9 @@ def new_record(params, corpus, model, lengths):
     )
     if changes := uncommitted_params():
         tags["params.uncommitted"] = shorten(changes)
-        tags[NOTE] = shorten(f"{tags[NOTE]}\n\nparams.yaml differs from the commit: {changes}.")
+        tags[NOTE] = shorten(
+            f"{tags[NOTE]}\n\nparams.yaml differs from the committed version: {changes}."
+        )
     record = RunRecord(tags["training"], "training", tags, store_name())
     values = {
         name: value
@@ -82,7 +84,7 @@ def git_output(*arguments):
 
 
 def parameter_counts(model):
-    """Return the number of parameters, in all and of each kind of layer, as `parameters.NAME`."""
+    """Return the number of parameters, in total and by kind of layer, as `parameters.NAME`."""
     counts = Counter({"parameters.total": model.n_parameters})
     for name, parameter in model.parameters.items():  # summed over the blocks
         layer = re.sub(r"blocks\.\d+\.", "", name).split(".")[0]
@@ -91,8 +93,8 @@ def parameter_counts(model):
 
 
 def uncommitted_params():
-    """Return how params.yaml differs from that of the commit, as text; "" if it does not, or if it
-    is not in a git repository.
+    """Return how params.yaml differs from the committed version, or "" if it does not differ or is
+    not in a git repository.
     """
     try:
         committed = flatten(yaml.load(git_output("show", f"HEAD:./{PARAMS}"), Loader) or {})

@@ -12,11 +12,12 @@ from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
 from pipeline.common.record import FAILED, FINISHED, KILLED
 from pipeline.tracking.new_run import NOTE
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess, enqueue
-from pipeline.tracking.samples import SAMPLES_BY_STEP, cut
+from pipeline.tracking.samples import SAMPLES_BY_STEP, truncate
 
 
 class RunLogger(contextlib.AbstractContextManager):
-    """Logs the steps of a training run; as a context manager, also that it failed or was killed.
+    """Logs the steps of a training run; as a context manager, also logs whether it failed or was
+    killed.
 
     sample_line: a function of the step, which returns a line that the model generates.
     """
@@ -24,7 +25,8 @@ class RunLogger(contextlib.AbstractContextManager):
     def __init__(self, record, lock, steps, completed_steps, characters_per_step, sample_line):
         self.record, self.lock, self.characters_per_step = record, lock, characters_per_step
         self.sample_line = sample_line
-        self.step, self.seconds = completed_steps, list[float]()  # of steps, since an evaluation
+        self.step = completed_steps
+        self.seconds = list[float]()  # durations of the steps since an evaluation
         self.process = psutil.Process()
         self.process.cpu_percent()  # later calls return the mean since the previous one
         # disable=None: no bar unless on a terminal
@@ -35,7 +37,8 @@ class RunLogger(contextlib.AbstractContextManager):
         self.bar.close()
         if error and self.step and not self.record.end:
             self.record.finish(KILLED if kind is KeyboardInterrupt else FAILED)
-            with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
+            # with a full disk, for example, the next command marks it as killed
+            with contextlib.suppress(OSError):
                 enqueue(self.record)
         with contextlib.suppress(OSError):  # Windows does not delete open files
             os.unlink(self.lock.lock_file)
@@ -57,7 +60,7 @@ class RunLogger(contextlib.AbstractContextManager):
             print(
                 f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
             )
-            print(cut(f"  {text}", shutil.get_terminal_size().columns), flush=True)
+            print(truncate(f"  {text}", shutil.get_terminal_size().columns), flush=True)
         metrics["optimizer/gradient_norm"] = gradient_norm  # last: see client.send
         self.record.log_metrics(step, metrics)
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
@@ -74,12 +77,12 @@ class RunLogger(contextlib.AbstractContextManager):
         }
 
     def deliver(self):
-        """Have the record delivered as it is now."""
+        """Queue the record in its current state and notify the delivery process."""
         enqueue(self.record)
         self.delivery.notify()
 
     def finish(self, metrics):
-        """Log the final metrics and files, and wait until they are delivered or that fails."""
+        """Log the final metrics and files; wait until they are delivered or the delivery fails."""
         step, loss = metrics["best_step"], metrics["validation_loss"]
         losses = {"result/train_loss": metrics["train_loss"], "result/validation_loss": loss}
         self.record.log_metrics(step, losses)

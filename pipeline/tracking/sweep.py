@@ -8,7 +8,9 @@ LOSS = "result/validation_loss"
 
 
 def find_by_tag(key, value, client, experiment_id):
-    """Return the run with this tag, or None. No user's text: MLflow's filters cannot quote it."""
+    """Return the run with this tag, or None. `value` must not be user input, because MLflow's
+    filters cannot escape quotes.
+    """
     found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
     return found[0] if found else None
 
@@ -31,8 +33,8 @@ def group_sweep(sweep, run_id, client, experiment_id):
 
 
 def show_best(parent, runs, client):
-    """Log to the parent the loss of its best child, and as tags the params that differ among the
-    children: params of a run cannot change.
+    """Log the loss of the best child to the parent. The params that differ among the children
+    become tags, because params cannot be changed.
     """
     finished = [run for run in runs if LOSS in run.data.metrics]
     best = min(finished, key=lambda run: run.data.metrics[LOSS], default=None)

@@ -16,7 +16,8 @@ from baregpt.model import named_views
 from baregpt.trainer import pairwise_sum
 from pipeline.common.stage import STOP_SIGNALS, run
 
-RANK_TIMEOUT = 10  # seconds to wait for another rank, beyond five times this rank's own work
+# seconds to wait for another rank, in addition to five times the duration of this rank's own work
+RANK_TIMEOUT = 10
 ROOT_TIMEOUT = 600  # seconds to wait for rank 0 while it writes a checkpoint and logs to MLflow
 CONNECT_TIMEOUT = 60  # seconds in which the ranks have to connect, and to disconnect
 SIZE_VARIABLES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # set by launchers
@@ -43,18 +44,19 @@ class Communicator:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"ranks.launcher requires mpi4py and an MPI library ({reason}); run"
-                " `pip install .[mpi]`"
+                " `pip install -e .[mpi]`"
             ) from None
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
         self.rank, self.size, self.host = self.comm.rank, self.comm.size, platform.node()
         self.hosts, self.last_sync = [self.host] * self.size, time.monotonic()
-        if self.size == 1 < max(int(os.environ.get(name, 1)) for name in SIZE_VARIABLES):
+        started = max(int(os.environ.get(name, 1)) for name in SIZE_VARIABLES)
+        if self.size == 1 and started > 1:
             raise ValueError("ranks.launcher and mpi4py must use the same MPI implementation")
 
     def broadcast_state(self, shards, fingerprint, state, arrays):
         """Copy rank 0's arrays to all ranks, in place, and return its `state`.
 
-        ValueError if the shards cannot be distributed evenly, or if the ranks' inputs differ.
+        Raises ValueError if the shards cannot be distributed evenly or the ranks' inputs differ.
         """
         if self.size & (self.size - 1) or shards % self.size:
             allowed = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
@@ -83,7 +85,7 @@ class Communicator:
             self.mpi.Finalize()
 
     def allreduce_sum(self, array, timeout=RANK_TIMEOUT):
-        """Sum an array over all ranks, in place, along a binary tree: bitwise identical on each.
+        """Sum an array over all ranks, in place, by recursive doubling: bitwise identical on each.
 
         At level k, each rank exchanges with the one whose number differs in bit k.
         """
@@ -158,13 +160,14 @@ def report_on_rank_zero(communicator):
 
 
 def abort(message):
-    """Print an error and exit, which ends training on all ranks: `launch` stops them when it
-    reads the message, launchers when a rank exits. MPI's Abort would wait for unreachable ranks.
+    """Print an error and exit, which ends training on all ranks: `launch` stops the ranks when it
+    reads the message, and launchers do so when a rank exits. MPI's Abort would wait for unreachable
+    ranks.
     """
     for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_DFL)
     print(f"error: {message}\n", end="", flush=True)  # in one write, so that lines do not mix
-    time.sleep(5)  # or the exit code could arrive before the message
+    time.sleep(5)  # otherwise, the exit code could arrive before the message
     os._exit(1)
 
 
@@ -175,7 +178,7 @@ def run_rank(stage):
     except SystemExit as stopped:
         if isinstance(stopped.code, str):
             abort(stopped.code.removeprefix("error: "))
-        os._exit(1)  # whoever stopped this rank stops the others
-    except Exception as error:  # of MPI, or a defect: the other ranks would wait
+        os._exit(1)  # the process that stopped this rank also stops the others
+    except Exception as error:  # an MPI error or a defect: otherwise, the other ranks would wait
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         abort(f"a rank on {platform.node()} failed with {reason}")

@@ -11,15 +11,15 @@ CGROUP_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit
 
 
 def step_memory(vocab_size, block_size, d_model, n_heads, n_layers, sequences, shards, threads):
-    """Return an estimate, within a fifth, of the bytes that a training step needs.
+    """Return an estimate, accurate to 20%, of the bytes that a training step needs.
 
-    sequences: of each shard. The number of activations was fitted to measurements of
+    sequences: the number in each shard. The number of activations was fitted to measurements of
     `GPT.loss_and_gradients`.
     """
     V, T, D, H, L, B = vocab_size, block_size, d_model, n_heads, n_layers, sequences
     N = B * T
     parameters = (2 * V + T + 12 * L * D) * D
-    # above the diagonal, scores are computed only in the tiles that it crosses
+    # attention scores above the diagonal are computed only in the tiles that it crosses
     attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)
     activations = 16 * L * N * D + 6 * N * D + 4 * N * V + attn
     # parameters, their best values, two moments of Adam, and the gradients of each shard
@@ -41,7 +41,8 @@ def available_memory():
 
 
 def check_memory(params, vocab_size, ranks=1):
-    """ValueError if a step needs more memory than is available: the kernel would kill it.
+    """Raise ValueError if a step needs more memory than is available, because the kernel would kill
+    it.
 
     It names the parameter that makes the largest difference.
     """

@@ -11,7 +11,7 @@ from baregpt.weights import save_weights
 from pipeline.common import paths
 from pipeline.training.snapshots import max_length, snapshot_steps, write_snapshots
 
-# Curves are written as training goes under DVC only, which has removed the previous ones.
+# Only under DVC, which has removed the previous curves, are curves written during training.
 IS_LIVE = "DVC_STAGE" in os.environ
 EXCERPT_LENGTH = 40  # characters of the held-out text that the weights store as a default prompt
 
@@ -43,9 +43,9 @@ def write_curves(progress):
 
 
 @contextlib.contextmanager
-def live_curves():
+def delete_curves_on_error():
     """Delete the curves so far if the block fails, because `dvc checkout` refuses to replace them
-    by the previous ones.
+    with the previous ones.
     """
     try:
         yield

@@ -1,9 +1,16 @@
 """Snapshots: the losses and attention weights of one held-out line, at some steps of a run.
 
-data/snapshots.json holds {"text", "steps", "max_nats", "snapshots"}, one snapshot per step:
-"predictions", the id of the most likely next character at each position; "losses", of the second
-character to the last, from 0 to max_nats, and "attn", (L, H, N, N) for a line of N characters, both
-as unsigned bytes in base64.
+data/snapshots.json holds
+
+text: the line, of N characters
+steps: the steps of the snapshots
+max_nats: the loss that byte 255 stands for
+snapshots: a list with these entries for each step:
+    predictions: the id of the most likely next character at each position, (N,)
+    losses: the losses of the second character to the last, (N - 1,)
+    attn: the attention weights, (L, H, N, N)
+
+losses (from 0 to max_nats) and attn (from 0 to 1) are unsigned bytes in base64.
 """
 
 import base64
@@ -17,7 +24,7 @@ from baregpt.layers import softmax
 
 COUNT = 8
 MAX_NATS = 10  # the loss that byte 255 stands for
-MAX_BYTES = 700_000  # of all attention weights, before base64
+MAX_BYTES = 700_000  # size of all attention weights, before base64
 
 
 def snapshot_steps(steps):

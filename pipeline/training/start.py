@@ -10,12 +10,12 @@ from pipeline.common.stage import encode_prompt
 from pipeline.training.memory import check_memory
 
 
-def load_start(ranks=1):
+def load_training_setup(ranks=1):
     """Return (params, model, vocab, checksums of the corpus, train_ids, validation_ids).
 
     With train.init, the model, its config and its vocabulary are those of that weights file, and
-    the params that are returned have its config instead of model.* in params.yaml. ValueError, with
-    the parameter to change, if params and text do not fit together.
+    the params that are returned have its config instead of model.* in params.yaml. Raises
+    ValueError, with the parameter to change, if params and text do not fit together.
     """
     params = load_params()
     vocab, corpus, *splits = load_splits()
@@ -33,14 +33,16 @@ def load_start(ranks=1):
 
 
 def with_config(params, config):
-    """Return params with the config of a model as model.*; ValueError if others do not fit it."""
+    """Return params with the config of a model as model.*. Raises ValueError if other params do not
+    fit it.
+    """
     values = params.model_dump()
     values["model"] = {name: getattr(config, name) for name in values["model"]}
     return check_params(values)
 
 
 def reencode(splits, vocab, file_vocab, params):
-    """Return ids of `vocab` as ids of `file_vocab`; ValueError if it lacks some characters."""
+    """Return ids of `vocab` as ids of `file_vocab`. Raises ValueError if it lacks characters."""
     unknown = [i for i, c in enumerate(vocab.characters) if c not in file_vocab.characters]
     if unknown:
         counts = {i: sum(int((ids == i).sum()) for ids in splits) for i in unknown}
@@ -57,7 +59,9 @@ def reencode(splits, vocab, file_vocab, params):
 
 
 def check_lengths(params, train_ids, validation_ids):
-    """ValueError if a split is too short for a window of block_size characters and the next."""
+    """Raise ValueError if a split is too short for a window of block_size characters plus the
+    character that follows it.
+    """
     corpus, block_size = params.corpus, params.model.block_size
     splits = {"training": (train_ids, "decrease"), "validation": (validation_ids, "increase")}
     for name, (ids, change) in splits.items():
@@ -71,7 +75,7 @@ def check_lengths(params, train_ids, validation_ids):
 
 
 def check_prompts(params, vocab):
-    """ValueError, before training starts, if a prompt has characters outside the vocabulary."""
+    """Raise ValueError if a prompt in params.yaml has characters outside the vocabulary."""
     for section in ("sample", "plot_attention"):
         if prompt := getattr(params, section).prompt:
             encode_prompt(vocab, prompt, f"{section}.prompt")
