@@ -156,8 +156,8 @@ def made_once(factory, name, make):
 
 @pytest.fixture(scope="session")
 def small_checkout(tmp_path_factory):
-    """A committed checkout of the tracked and not-ignored files, with params for a small model. Not to
-    be changed.
+    """A committed checkout of the tracked and not-ignored files, with params for a small model.
+    Not to be changed.
     """
 
     def make(checkout):

@@ -33,8 +33,8 @@ expect.set_options(timeout=60_000)  # of a busy machine
 
 
 def model_of(text, **config):
-    """A model in which every parameter affects the output, with values exactly representable in half
-    precision.
+    """A model in which every parameter affects the output, with values exactly representable in
+    half precision.
     """
     vocab = Vocab.from_text(text)
     model = GPT(Config(len(vocab), **SMALL | config), seed=1)

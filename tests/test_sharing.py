@@ -53,8 +53,8 @@ def published(finished, tmp_path):
 
 @pytest.fixture(params=["folder", "ssh", "s3"])
 def remote(request, tmp_path):
-    """A kind of remote with its server: its block in docs/sharing.md, the placeholders in it, and the
-    environment variables.
+    """A kind of remote with its server: its block in docs/sharing.md, the placeholders in it, and
+    the environment variables.
     """
     block, place = SHARING[["folder", "ssh", "s3"].index(request.param)], tmp_path / "remote"
     if request.param == "folder":

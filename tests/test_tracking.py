@@ -205,7 +205,8 @@ def test_what_was_not_delivered_survives_a_kill_and_another_training(encoded, tm
 
 
 def test_a_database_that_is_deleted_during_a_training_is_created_again(encoded, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # otherwise, we read the deleted one
+    # otherwise, we read the deleted one
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
     process = encoded.start("python", "-m", "pipeline.train")
     read_until(process, "step 60:")
