@@ -1,6 +1,7 @@
 """Checkouts to run commands in, as a user would have them.
 
-What few tests need is imported where it is used: those of baregpt run with NumPy and pytest alone.
+Modules that only a few tests need are imported locally, so that the tests of baregpt require only
+NumPy and pytest.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ SMALL = {  # trains in a second or two
 
 CHROME_ON_MACOS = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 
-# a job in the background ignores Ctrl-C, one under nohup SIGHUP, and both hand that on
+# background jobs ignore SIGINT, nohup ignores SIGHUP, and child processes inherit this
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -119,14 +120,14 @@ def skipped(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session):
-    """Where everything can be had, a skip is a failure."""
+    """In CI, a skipped test is a failure."""
     if os.environ.get("CI") == "true" and skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config):
-    """The last line says what was skipped, and what would let it run."""
+    """The last line says what was skipped, and what it requires."""
     if reasons := skipped(config):
         told = [
             f"{len(files)} ({', '.join(sorted(set(files)))}) {reason}"
@@ -148,7 +149,7 @@ def made_once(factory, name, make):
     made = shared / f"{name}.made"
     with FileLock(shared / f"{name}.lock"):
         if not made.exists():
-            shutil.rmtree(shared / name, ignore_errors=True)  # what another could not make
+            shutil.rmtree(shared / name, ignore_errors=True)  # left by a failed attempt
             make(Checkout(shared / name))
             made.touch()
     return Checkout(shared / name)
@@ -156,8 +157,8 @@ def made_once(factory, name, make):
 
 @pytest.fixture(scope="session")
 def small_checkout(tmp_path_factory):
-    """A committed checkout of what git knows or would add, with params for a small model. Not to be
-    changed.
+    """A committed checkout of the tracked and not-ignored files, with params for a small model.
+    Not to be changed.
     """
 
     def make(checkout):
@@ -174,7 +175,7 @@ def small_checkout(tmp_path_factory):
         plays = path / "data/plays.txt"
         plays.write_text(plays.read_text()[:100_000])  # scored in a second
         checkout.set_params(**SMALL)
-        # or each start of a stage does it anew
+        # otherwise, each start of a stage does it anew
         checkout.run("python", "-m", "compileall", "-q", "baregpt", "pipeline")
         checkout.run("git", "init", "-q")
         for name in ("user.name", "user.email"):  # as docs/experiments.md says

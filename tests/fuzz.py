@@ -40,7 +40,7 @@ FORBIDDEN = (
 
 
 def good_files():
-    """Sound files, as different ways to pickle write them."""
+    """Valid files, written with different pickle protocols and options."""
     model = GPT(Config(3, block_size=2, d_model=4, n_heads=2, n_layers=1), seed=1)
     vocab = Vocab("abé")
     arrays = {
@@ -136,7 +136,7 @@ def main(folder, count, seed):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # in bytes, on macOS
     refused, valid = outcomes["refused"], outcomes["valid"]
     print(f"{count} files: {refused} refused, {valid} valid; {peak} MiB of memory at most")
-    assert outcomes["refused"] and outcomes["valid"], "or this tests nothing"
+    assert outcomes["refused"] and outcomes["valid"], "otherwise, this tests nothing"
     assert peak < 128
 
 

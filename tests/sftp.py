@@ -1,4 +1,4 @@
-"""An SSH server for files on loopback: `python sftp.py <port> <folder with its keys>`."""
+"""An SFTP server on loopback: `python sftp.py <port> <folder with its keys>`."""
 
 import asyncio
 import sys

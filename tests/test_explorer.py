@@ -33,7 +33,9 @@ expect.set_options(timeout=60_000)  # of a busy machine
 
 
 def model_of(text, **config):
-    """A model in which every parameter counts, of numbers that half precision has."""
+    """A model in which every parameter affects the output, with values exactly representable in
+    half precision.
+    """
     vocab = Vocab.from_text(text)
     model = GPT(Config(len(vocab), **SMALL | config), seed=1)
     model.flat += np.random.default_rng(2).normal(0, 0.2, model.flat.shape)
@@ -400,7 +402,7 @@ def test_the_tour_runs_by_keyboard_and_leaves_the_model_whole(opened):
     expect(page.locator("#tour")).to_be_hidden()
 
 
-def test_the_numbers_of_how_a_prediction_comes_about(opened):
+def test_logit_contributions_match_numpy(opened):
     page, model, vocab = opened()
     ids = vocab.encode(TEXT)
     expect(page.locator("#steps > li")).to_have_count(8)

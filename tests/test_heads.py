@@ -59,7 +59,7 @@ def test_entropies_match_a_direct_computation():
             assert found[layer, head] == pytest.approx(np.mean(entropies) / np.mean(even), abs=1e-5)
 
 
-def test_even_attention_has_an_entropy_of_one_and_attention_to_one_key_of_zero():
+def test_entropy_fraction_is_1_for_uniform_and_0_for_one_key_attention():
     model = GPT(CONFIG)
     qkv = model.parameters["blocks.0.attention.qkv"]
     qkv[...] = 0

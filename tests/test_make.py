@@ -1,4 +1,4 @@
-"""make on machines that are set up in other ways."""
+"""make on unusual setups."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ UP_TO_DATE = "Data and pipelines are up to date."
 NOBODY = 54321  # an id of no user
 
 
-def test_it_creates_an_environment_that_does_not_work_again(fresh, tmp_path):
+def test_broken_environment_is_recreated(fresh, tmp_path):
     """One that was moved, whose Python is gone or another one, or that was left half-made."""
 
     def environment(checkout, *options):

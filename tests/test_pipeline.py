@@ -483,7 +483,7 @@ def test_make_best_runs_the_recipe_as_an_experiment(finished):
 
 
 @pytest.mark.parametrize("ending", ["\r\n", "\r"])
-def test_line_ends_do_not_matter(fresh, encoded_checkout, ending):
+def test_line_endings_do_not_matter(fresh, encoded_checkout, ending):
     corpus = fresh.path / "data/plays.txt"
     corpus.write_bytes(corpus.read_bytes().replace(b"\n", ending.encode()))
     fresh.stage("prepare")

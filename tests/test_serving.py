@@ -126,7 +126,7 @@ def test_weights_that_were_pulled_can_be_registered(registered, tmp_path):
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"weights.pkl"}
 
 
-def test_a_registry_out_of_reach_and_missing_weights_are_one_line(finished):
+def test_an_unreachable_registry_and_missing_weights_give_a_one_line_error(finished):
     finished.environment["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:9"
     err = finished.stage("register", code=1).stderr
     assert "error: MLflow cannot use its store http://127.0.0.1:9 (" in err
@@ -201,7 +201,7 @@ def test_the_model_answers_over_http(registered, tmp_path):
 
 
 def is_busy(process):
-    """Whether a process computes."""
+    """Return whether a process is using the CPU."""
     before = process.cpu_times()
     time.sleep(1)
     return process.cpu_times().user - before.user > 0.1
@@ -213,7 +213,7 @@ def wait_until(condition):
 
 
 def test_the_model_loads_in_python_and_unpickles_through_our_loader_alone(registered, tmp_path):
-    """In an empty folder, where nothing of the project is but what MLflow keeps."""
+    """In an empty folder, with nothing from this project except what MLflow stored."""
     page = (ROOT / "docs/experiments.md").read_text()
     (snippet,) = re.findall(r"```python\n(import mlflow\n.*?)```", page, re.DOTALL)
     program = f"""

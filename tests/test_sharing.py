@@ -17,9 +17,7 @@ SHARING = commands("sharing.md", "Share weights and corpora")
 
 
 def script(checkout, *blocks, **placeholders):
-    """Run blocks of commands from docs/, with what stands for something replaced by what is so
-    here.
-    """
+    """Run blocks of commands from docs/, with placeholders replaced by real values."""
     text = "\n".join(blocks)
     for placeholder, value in placeholders.items():
         text = text.replace(placeholder, str(value))
@@ -55,8 +53,8 @@ def published(finished, tmp_path):
 
 @pytest.fixture(params=["folder", "ssh", "s3"])
 def remote(request, tmp_path):
-    """A kind of remote with its server: its block in docs/sharing.md, what stands there for what,
-    and the variables.
+    """A kind of remote with its server: its block in docs/sharing.md, the placeholders in it, and
+    the environment variables.
     """
     block, place = SHARING[["folder", "ssh", "s3"].index(request.param)], tmp_path / "remote"
     if request.param == "folder":
@@ -106,7 +104,7 @@ def test_what_one_pushes_another_pulls(remote, published, tmp_path):
         assert same(elsewhere.path / name, checkout.path / "data" / name)
 
 
-def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(published, tmp_path):
+def test_rejected_ssh_key_is_reported_and_nothing_is_pushed(published, tmp_path):
     checkout, _ = published
     with servers.ssh(tmp_path, tmp_path / "home") as port:
         servers.new_key(tmp_path / "home/.ssh/id_ed25519")
@@ -117,7 +115,7 @@ def test_an_ssh_server_that_does_not_know_the_key_is_said_and_gets_nothing(publi
     assert not (tmp_path / "remote").exists()
 
 
-def test_a_remote_that_is_gone_is_said_and_loses_nothing(published, tmp_path):
+def test_missing_remote_is_reported_and_no_data_is_lost(published, tmp_path):
     checkout, hub = published
     script(checkout, SHARING[0], SHARING[3], **{"/srv/baregpt": tmp_path / "remote"})
     shutil.rmtree(tmp_path / "remote")

@@ -68,7 +68,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     # a file in place of the folder for artifacts, so that it takes none: all else is delivered
     (tmp_path / "artifacts").touch()
     stopped = RunRecord("stopped", "training", {"training": "stopped"}, status=KILLED, end=now())
-    (encoded.path / "data/undelivered/stopped").mkdir()  # as former releases named it
+    (encoded.path / "data/undelivered/stopped").mkdir()  # as earlier releases named it
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)
@@ -211,7 +211,8 @@ def test_what_was_not_delivered_survives_a_kill_and_another_training(encoded, tm
 
 
 def test_a_database_that_is_deleted_during_a_training_is_created_again(encoded, monkeypatch):
-    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")  # or we read the deleted one
+    # otherwise, we read the deleted one
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     encoded.set_params(train={"steps": 400, "evaluation_interval": 20}, checkpoint={"interval": 20})
     process = encoded.start("python", "-m", "pipeline.train")
     read_until(process, "step 60:")

@@ -89,7 +89,7 @@ def test_a_step_is_adam_on_the_clipped_gradient_of_the_batch(clip_norm):
         loss, gradients = expected.loss_and_gradients(inputs, targets)
         norm = np.linalg.norm([np.linalg.norm(gradient) for gradient in gradients.values()])
         assert (p.train_loss, p.gradient_norm) == pytest.approx((loss, norm), rel=1e-5)
-        assert norm > 0.05  # or nothing would be clipped here
+        assert norm > 0.05  # otherwise, nothing would be clipped here
         optimizer.update(
             {name: g * min(1, clip_norm / norm) for name, g in gradients.items()}, p.step
         )

@@ -74,7 +74,7 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         page.close()
 
 
-def test_a_port_that_is_taken_is_one_line(fresh):
+def test_a_port_that_is_taken_gives_a_one_line_error(fresh):
     lend_environment(fresh)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

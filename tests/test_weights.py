@@ -314,7 +314,7 @@ def test_a_missing_file_is_an_os_error(tmp_path):
         load_weights(tmp_path / "none.pkl")
 
 
-def test_a_failed_save_leaves_the_former_file(tmp_path):
+def test_a_failed_save_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "weights.pkl"
     save_weights(path, MODEL, VOCAB, METADATA)
     before = path.read_bytes()

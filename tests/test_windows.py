@@ -1,4 +1,4 @@
-"""Without the names that Python does not have on Windows, everything but ranks works."""
+"""With the functions that Python lacks on Windows removed, everything but ranks works."""
 
 STAGES = """
 import platform, runpy, signal, subprocess, sys
