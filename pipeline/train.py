@@ -12,15 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from baregpt.optimizer import Optimizer
 from baregpt.trainer import TrainConfig, evaluate, train
 from pipeline.common.inputs import Inputs, checksum
 from pipeline.common.params import load_params
-from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
-from pipeline.common.process import keep_freed_memory
+from pipeline.common.paths import DATA, PARAMS
+from pipeline.common.process import keep_freed_memory, lock_training
 from pipeline.common.stage import run, warn
 from pipeline.tracking.new_run import new_record
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
@@ -59,18 +58,11 @@ def lock_and_train(communicator=None):
     if communicator and communicator.rank:
         train_model(communicator)
         return
-    lock = FileLock(TRAINING_LOCK)
-    try:
-        # held until this process ends; wait, because an interrupted run may be about to end
-        lock.acquire(timeout=10)
-    except Timeout:
-        raise ValueError(
-            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
-        ) from None
-    for path in Inputs("train").outputs():
-        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # left by a killed run
-            temporary.unlink()
-    train_model(communicator)
+    with lock_training():
+        for path in Inputs("train").outputs():
+            for temporary in DATA.glob(f"{path.name}.*.tmp"):  # left by a killed run
+                temporary.unlink()
+        train_model(communicator)
 
 
 def train_model(communicator):
