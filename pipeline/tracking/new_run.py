@@ -1,6 +1,7 @@
 """The record of a new training run: its name, description, params, tags and dataset."""
 
 import getpass
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,6 @@ import yaml
 from pipeline.common.paths import CHECKOUT, PARAMS
 from pipeline.common.record import RunRecord, shorten
 from pipeline.common.yaml_file import Loader, flatten, read_yaml
-from pipeline.tracking.dataset import describe_corpus
 from pipeline.tracking.store import store_name
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
@@ -55,6 +55,18 @@ def new_record(params, corpus, model, lengths):
     record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
     record.dataset = describe_corpus(params.corpus.path, corpus["md5"], *lengths)
     return record
+
+
+def describe_corpus(path, md5, training_characters, validation_characters):
+    """Return the fields of MLflow's Dataset: its digest is the MD5 that DVC records."""
+    counts = {"training": training_characters, "validation": validation_characters}
+    return {
+        "name": Path(path).stem[:500],
+        "digest": md5,
+        "source_type": "local",
+        "source": json.dumps({"uri": path}),
+        "profile": json.dumps({f"{name}_characters": count for name, count in counts.items()}),
+    }
 
 
 def source_tags():
