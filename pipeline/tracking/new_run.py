@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.common.inputs import checksum
 from pipeline.common.paths import CHECKOUT, PARAMS
 from pipeline.common.record import RunRecord, shorten
 from pipeline.common.yaml_file import Loader, flatten, read_yaml
@@ -20,12 +21,16 @@ from pipeline.tracking.store import store_name
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
 
 
-def new_record(params, corpus, model, lengths):
+def new_record(setup):
     """Return the record of a new training run, with a random tag `training`.
 
-    corpus: the checksums of the corpus. lengths: the number of characters in each split.
+    setup: a TrainingSetup.
     """
+    params, model, corpus = setup.params, setup.model, setup.corpus
+    lengths = len(setup.train_ids), len(setup.validation_ids)
     tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]}
+    if params.train.init:
+        tags["init.md5"] = checksum(params.train.init)
     path, shape = Path(params.corpus.path), params.model
     name = f"{path.stem}, {shape.n_layers}×{shape.d_model}, {params.train.steps:,} steps"
     if experiment := os.environ.get("DVC_EXP_NAME"):
