@@ -26,9 +26,8 @@ def new_record(setup):
 
     setup: a TrainingSetup.
     """
-    params, model, corpus = setup.params, setup.model, setup.corpus
-    lengths = len(setup.train_ids), len(setup.validation_ids)
-    tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]}
+    params, model = setup.params, setup.model
+    tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": setup.corpus["md5"]}
     if params.train.init:
         tags["init.md5"] = checksum(params.train.init)
     path, shape = Path(params.corpus.path), params.model
@@ -43,7 +42,8 @@ def new_record(setup):
     tags[NOTE] = (
         f"{shape.n_layers} layers of {shape.n_heads} heads, width {shape.d_model}, context"
         f" {shape.block_size}: {model.n_parameters:,} parameters. Corpus {path}:"
-        f" {lengths[0]:,} characters for training, {lengths[1]:,} for validation."
+        f" {len(setup.train_ids):,} characters for training, {len(setup.validation_ids):,} for"
+        " validation."
     )
     if changes := uncommitted_params():
         tags["params.uncommitted"] = shorten(changes)
@@ -58,19 +58,20 @@ def new_record(setup):
     }
     record.params = {name: shorten(x) for name, x in (values | parameter_counts(model)).items()}
     record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
-    record.dataset = describe_corpus(params.corpus.path, corpus["md5"], *lengths)
+    record.dataset = describe_corpus(setup)
     return record
 
 
-def describe_corpus(path, md5, training_characters, validation_characters):
+def describe_corpus(setup):
     """Return the fields of MLflow's Dataset: its digest is the MD5 that DVC records."""
-    counts = {"training": training_characters, "validation": validation_characters}
+    path = setup.params.corpus.path
+    splits = {"training": setup.train_ids, "validation": setup.validation_ids}
     return {
         "name": Path(path).stem[:500],
-        "digest": md5,
+        "digest": setup.corpus["md5"],
         "source_type": "local",
         "source": json.dumps({"uri": path}),
-        "profile": json.dumps({f"{name}_characters": count for name, count in counts.items()}),
+        "profile": json.dumps({f"{name}_characters": len(ids) for name, ids in splits.items()}),
     }
 
 
