@@ -10,10 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.common.params import load_params
 from pipeline.common.paths import TRAINING_LOCK
+from pipeline.common.process import lock_training
 from pipeline.common.stage import run, warn
 
 DVC_CONFIG = Path(".dvc/config.local")
@@ -54,15 +53,9 @@ def check_no_training():
     """Raise ValueError if another process is training in this checkout: `dvc repro` would wait for
     it, and `dvc exp run` would overwrite the params.yaml that it checks.
     """
-    if not TRAINING_LOCK.exists():
-        return
-    try:
-        with FileLock(TRAINING_LOCK, timeout=10):  # an interrupted run may still be shutting down
+    if TRAINING_LOCK.exists():
+        with lock_training():
             pass
-    except Timeout:
-        raise ValueError(
-            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
-        ) from None
 
 
 def is_in_git():

@@ -12,7 +12,6 @@ from pipeline.common.inputs import checksum
 from pipeline.common.paths import PRETRAINED, PRETRAINED_SNAPSHOTS, SNAPSHOTS, WEIGHTS
 from pipeline.common.stage import run
 from pipeline.tracking import outbox, store
-from pipeline.tracking.sweep import find_by_tag
 
 
 def main():
@@ -22,7 +21,7 @@ def main():
     half.flat[:] = model.flat
     with outbox.limited():
         connection = store.connect()
-        training = find_by_tag("weights.md5", checksum(WEIGHTS), *connection)
+        training = store.find_by_tag("weights.md5", checksum(WEIGHTS), *connection)
     if training is None or training.info.end_time is None or not training.data.params:
         raise ValueError(
             f"MLflow has no finished training run of {WEIGHTS}; run `dvc repro --force train` first"

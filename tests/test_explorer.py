@@ -18,7 +18,7 @@ from baregpt.layers import block, embedding, softmax
 from pipeline.common.paths import PRETRAINED_SNAPSHOTS
 from pipeline.explorer.page import read_snapshots, write_page
 from pipeline.plot_attention import plot_attention
-from pipeline.training.snapshots import take_snapshot, write_snapshots
+from pipeline.training.snapshots import Snapshots
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
 TEXT = "To be, or\nnot to be"
@@ -487,8 +487,12 @@ def test_watch_it_learn(opened, tmp_path):
     model, vocab = model_of(TEXT)
     line, untrained = "be, or not", GPT(model.config, seed=1)
     ids = vocab.encode(line)[None]
-    taken = [take_snapshot(one, ids[0]) for one in (untrained, model)]
-    write_snapshots(tmp_path / "snapshots.json", line, [1, 50], taken)
+    learner = GPT(model.config, seed=1)
+    snapshots = Snapshots(line, learner, vocab, 50, [])
+    for step in range(1, 51):
+        learner.flat[:] = untrained.flat if step < 50 else model.flat
+        snapshots.take(step)
+    snapshots.write(tmp_path / "snapshots.json")
     assert read_snapshots(tmp_path / "snapshots.json", Config(len(vocab))) is None
     page, *_ = opened(snapshots=tmp_path / "snapshots.json")
     for step, one in ((1, untrained), (50, model)):

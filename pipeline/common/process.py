@@ -1,4 +1,6 @@
-"""Process helpers: exit with the parent, keep freed memory, limit time and memory."""
+"""Process helpers: exit with the parent, keep freed memory, limit time and memory, train in one
+process at a time.
+"""
 
 import contextlib
 import ctypes
@@ -10,6 +12,9 @@ from pathlib import Path
 from threading import Thread
 
 import psutil
+from filelock import FileLock, Timeout
+
+from pipeline.common.paths import TRAINING_LOCK
 
 
 def die_with_parent():
@@ -90,3 +95,16 @@ def limits(name, seconds, extra_memory):
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def lock_training():
+    """Return a context that holds the lock of the active training run. Raises ValueError if
+    another process holds it.
+    """
+    try:
+        # wait, because an interrupted run may still be shutting down
+        return FileLock(TRAINING_LOCK).acquire(timeout=10)
+    except Timeout:
+        raise ValueError(
+            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
+        ) from None

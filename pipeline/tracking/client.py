@@ -2,24 +2,25 @@
 
 from pipeline.common.paths import WEIGHTS
 from pipeline.common.record import FINISHED
-from pipeline.tracking.dataset import log_dataset
 from pipeline.tracking.model import log_model
-from pipeline.tracking.sweep import find_by_tag, group_sweep
+from pipeline.tracking.store import find_by_tag
+from pipeline.tracking.sweep import group_sweep
 
 MAX_STEPS = 100  # in one call, because MLflow takes at most 1,000 metrics
 
 
 def send(record, files, client, experiment_id):
     """Send the parts of a record that MLflow does not have yet; return the id of its run."""
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
     run = find_by_tag(record.key, record.tags[record.key], client, experiment_id)
     run = run or client.create_run(experiment_id, record.start, record.tags)
     run_id, logged = run.info.run_id, run.data.metrics
     params = [Param(*param) for param in record.params.items()]
     client.log_batch(run_id, params=params, tags=[RunTag(*tag) for tag in record.tags.items()])
-    if record.dataset:
-        log_dataset(client, run_id, record.dataset)
+    if record.dataset:  # logging it again has no effect
+        context = InputTag("mlflow.data.context", "training")
+        client.log_inputs(run_id, [DatasetInput(Dataset(**record.dataset), [context])])
     # gradient_norm is logged last in each step, so a step that has it is complete
     history = client.get_metric_history(run_id, "optimizer/gradient_norm") if logged else []
     last = max((metric.step for metric in history), default=-1)

@@ -1,6 +1,7 @@
 """The record of a new training run: its name, description, params, tags and dataset."""
 
 import getpass
+import json
 import os
 import re
 import subprocess
@@ -11,21 +12,24 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.common.inputs import checksum
 from pipeline.common.paths import CHECKOUT, PARAMS
 from pipeline.common.record import RunRecord, shorten
 from pipeline.common.yaml_file import Loader, flatten, read_yaml
-from pipeline.tracking.dataset import describe_corpus
 from pipeline.tracking.store import store_name
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
 
 
-def new_record(params, corpus, model, lengths):
+def new_record(setup):
     """Return the record of a new training run, with a random tag `training`.
 
-    corpus: the checksums of the corpus. lengths: the number of characters in each split.
+    setup: a TrainingSetup.
     """
-    tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": corpus["md5"]}
+    params, model = setup.params, setup.model
+    tags = source_tags() | {"training": uuid.uuid4().hex, "corpus.md5": setup.corpus["md5"]}
+    if params.train.init:
+        tags["init.md5"] = checksum(params.train.init)
     path, shape = Path(params.corpus.path), params.model
     name = f"{path.stem}, {shape.n_layers}×{shape.d_model}, {params.train.steps:,} steps"
     if experiment := os.environ.get("DVC_EXP_NAME"):
@@ -38,7 +42,8 @@ def new_record(params, corpus, model, lengths):
     tags[NOTE] = (
         f"{shape.n_layers} layers of {shape.n_heads} heads, width {shape.d_model}, context"
         f" {shape.block_size}: {model.n_parameters:,} parameters. Corpus {path}:"
-        f" {lengths[0]:,} characters for training, {lengths[1]:,} for validation."
+        f" {len(setup.train_ids):,} characters for training, {len(setup.validation_ids):,} for"
+        " validation."
     )
     if changes := uncommitted_params():
         tags["params.uncommitted"] = shorten(changes)
@@ -53,8 +58,21 @@ def new_record(params, corpus, model, lengths):
     }
     record.params = {name: shorten(x) for name, x in (values | parameter_counts(model)).items()}
     record.texts[PARAMS.name] = PARAMS.read_text(encoding="utf-8")
-    record.dataset = describe_corpus(params.corpus.path, corpus["md5"], *lengths)
+    record.dataset = describe_corpus(setup)
     return record
+
+
+def describe_corpus(setup):
+    """Return the fields of MLflow's Dataset: its digest is the MD5 that DVC records."""
+    path = setup.params.corpus.path
+    splits = {"training": setup.train_ids, "validation": setup.validation_ids}
+    return {
+        "name": Path(path).stem[:500],
+        "digest": setup.corpus["md5"],
+        "source_type": "local",
+        "source": json.dumps({"uri": path}),
+        "profile": json.dumps({f"{name}_characters": len(ids) for name, ids in splits.items()}),
+    }
 
 
 def source_tags():

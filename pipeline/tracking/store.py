@@ -107,6 +107,14 @@ def get_or_create_experiment(client, uri):
     return experiment_id
 
 
+def find_by_tag(key, value, client, experiment_id):
+    """Return the run with this tag, or None. `value` must not be user input, because MLflow's
+    filters cannot escape quotes.
+    """
+    found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
+    return found[0] if found else None
+
+
 def create_store():
     """Create MLflow's SQLite store if there is none, atomically: MLflow cannot use part of one."""
     import mlflow

@@ -1,18 +1,11 @@
-"""Finding runs by a tag, and grouping the runs of a sweep."""
+"""Grouping the runs of a sweep."""
 
 import hashlib
 
 from pipeline.tracking.new_run import NOTE
+from pipeline.tracking.store import find_by_tag
 
 LOSS = "result/validation_loss"
-
-
-def find_by_tag(key, value, client, experiment_id):
-    """Return the run with this tag, or None. `value` must not be user input, because MLflow's
-    filters cannot escape quotes.
-    """
-    found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
-    return found[0] if found else None
 
 
 def group_sweep(sweep, run_id, client, experiment_id):

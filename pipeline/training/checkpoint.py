@@ -88,12 +88,14 @@ def all_checkpoints():
 
 
 class TrainingState:
-    """Everything that a training run needs to resume: arrays, progress, and its MLflow record."""
+    """Everything that a training run needs to resume: arrays, progress, and its MLflow record.
 
-    def __init__(self, inputs, model, optimizer, progress):
-        self.inputs, self.model = inputs, model
+    interval: the number of steps between checkpoints.
+    """
+
+    def __init__(self, inputs, model, optimizer, progress, interval):
+        self.inputs, self.progress, self.interval = inputs, progress, interval
         self.arrays = state_arrays(model, optimizer)
-        self.progress = progress
         self.record: RunRecord  # the record of its MLflow run; with its lock on rank 0 only
         self.lock: FileLock
 
@@ -105,6 +107,10 @@ class TrainingState:
     def begin(self, record):
         """Set the record of a training run that starts from the beginning."""
         self.record, self.lock = record, record.acquire_lock()
+
+    def is_due(self, step):
+        """Return whether to save a checkpoint after this step."""
+        return step == 1 or step % self.interval == 0
 
     def save(self):
         """Write a checkpoint; after an OSError the previous one is intact."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from baregpt.model import named_views
 from baregpt.trainer import pairwise_sum
-from pipeline.common.stage import STOP_SIGNALS, run
+from pipeline.common.stage import STOP_SIGNALS
 
 # seconds to wait for another rank, in addition to five times the duration of this rank's own work
 RANK_TIMEOUT = 10
@@ -31,6 +31,24 @@ def kill_after(seconds):
         yield
     finally:
         signal.alarm(0)
+
+
+class SingleProcess:
+    """The communicator of a process that trains alone."""
+
+    rank, size = 0, 1
+
+    def broadcast_state(self, shards, fingerprint, state, arrays):
+        return state
+
+    def distribute(self, local_map):
+        return local_map
+
+    def barrier(self):
+        pass
+
+    def disconnect(self):
+        pass
 
 
 class Communicator:
@@ -154,7 +172,7 @@ def report_on_rank_zero(communicator):
     try:
         yield
     except ValueError:
-        if communicator and communicator.rank:
+        if communicator.rank:
             time.sleep(ROOT_TIMEOUT)
         raise
 
@@ -169,16 +187,3 @@ def abort(message):
     print(f"error: {message}\n", end="", flush=True)  # in one write, so that lines do not mix
     time.sleep(5)  # otherwise, the exit code could arrive before the message
     os._exit(1)
-
-
-def run_rank(stage):
-    """Run a stage, `stage(communicator)`, as one rank; an error on any rank ends all."""
-    try:
-        run(lambda: stage(Communicator()))
-    except SystemExit as stopped:
-        if isinstance(stopped.code, str):
-            abort(stopped.code.removeprefix("error: "))
-        os._exit(1)  # the process that stopped this rank also stops the others
-    except Exception as error:  # an MPI error or a defect: otherwise, the other ranks would wait
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        abort(f"a rank on {platform.node()} failed with {reason}")
