@@ -90,7 +90,7 @@ check: .venv/.checked
 
 test: .venv/.tests
 	@sh tests/programs.sh
-	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses auto --dist load --maxschedchunk 1
 
 torture: .venv/.tests
 	@KILLS=60 FUZZED=100000 $(BIN)/python -m pytest -rP -k "random_moments or thousands" tests/test_resume.py tests/test_weights.py

@@ -93,17 +93,21 @@ def pytest_xdist_auto_num_workers():
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first: else a worker would still be at one of them when the others are done."""
+    """Put files with long tests first, so that no worker is left with a long test at the end."""
     long = (
         "bad_input",
+        "finetune",
+        "make",
         "notebook",
         "pipeline",
         "ranks",
+        "recorded",
         "resume",
         "serving",
         "sharing",
         "tracking",
         "ui",
+        "windows",
     )
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in long)
 

@@ -23,14 +23,14 @@ def write_init(path, seed=5):
 
 
 @pytest.fixture
-def mine(fresh):
+def mine(encoded):
     """A checkout whose params name a text of its own and weights to start from."""
-    (fresh.path / "mine.txt").write_text(MINE)
-    write_init(fresh.path / "init.pkl")
-    fresh.set_params(
+    (encoded.path / "mine.txt").write_text(MINE)
+    write_init(encoded.path / "init.pkl")
+    encoded.set_params(
         corpus={"path": "mine.txt"}, train={"init": "init.pkl"}, plot_attention={"prompt": "A@"}
     )
-    return fresh
+    return encoded
 
 
 def test_it_starts_from_the_file_and_dvc_and_mlflow_know(mine):

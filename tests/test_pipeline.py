@@ -7,14 +7,13 @@ import hashlib
 import http.server
 import json
 import re
-import signal
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, SMALL, delivered_runs, lend_environment, mlflow_runs, samples_by_step
+from conftest import ROOT, SMALL, lend_environment, mlflow_runs, samples_by_step
 
 from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
@@ -294,11 +293,11 @@ def test_samples_land_in_the_run_that_made_the_weights(finished):
     """Two training runs, then DVC restores the weights of the first."""
     _, (first,) = mlflow_runs(finished)
     finished.set_params(train={"seed": 2})
-    finished.run("dvc", "repro")
+    finished.run("dvc", "repro", "sample")
     finished.set_params(train={"seed": 1}, sample={"length": 33})
-    finished.run("dvc", "repro")
+    finished.run("dvc", "repro", "sample")
     client, runs = mlflow_runs(finished)
-    assert len(runs) == 2  # the first weights came from DVC's cache, not from a third training
+    assert len(runs) == 2  # the first weights came from DVC's cache, not from a third training run
     run_ids = [run.info.run_id for run in runs]
     texts = {
         run_id: Path(client.download_artifacts(run_id, "samples.txt")).read_text()
@@ -312,7 +311,7 @@ def test_samples_land_in_the_run_that_made_the_weights(finished):
 
 
 def test_weights_without_a_run_or_loss_get_a_new_run(finished):
-    """Written by the library, not by a training."""
+    """Written by the library, not by a training run."""
     (finished.path / "mlflow.db").unlink()
     weights = finished.path / "data/weights.pkl"
     save_weights(weights, *load_weights(weights))
@@ -340,26 +339,11 @@ def test_runs_go_where_mlflow_tracking_uri_says(encoded):
     assert run.info.artifact_uri.startswith((encoded.path / "mlruns").as_uri())
 
 
-@pytest.mark.parametrize(
-    ("how", "status"), [("interrupt", "KILLED"), ("fail", "FAILED"), ("diverge", "FAILED")]
-)
-def test_a_run_that_does_not_finish_has_the_status(encoded, how, status):
-    if how == "diverge":
-        encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
-        encoded.stage("train", code=1)
-    elif how == "interrupt":
-        encoded.set_params(train={"steps": 1_000_000})
-        process = encoded.start("python", "-m", "pipeline.train")
-        while "step 10:" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-    else:
-        (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
-        encoded.stage("train", code=1)
-    encoded.stage("deliver")  # an interrupted run does not wait for MLflow
-    (run,) = delivered_runs(encoded)
-    assert run.info.status == status
+def test_a_run_whose_outputs_cannot_be_written_has_the_status_failed(encoded):
+    (encoded.path / "data/weights.pkl").mkdir()  # cannot be replaced by a file
+    encoded.stage("train", code=1)
+    (run,) = mlflow_runs(encoded)[1]
+    assert run.info.status == "FAILED"
 
 
 def test_the_best_weights_are_kept_not_the_last(encoded):

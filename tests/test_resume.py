@@ -1,4 +1,4 @@
-"""A training run that is killed and resumed ends bitwise identical to an undisturbed one.
+"""A training run that is killed and resumed ends bitwise identical to an uninterrupted one.
 
 `make torture` runs these tests with KILLS=60.
 """
@@ -14,7 +14,15 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Checkout, delivered_runs, mlflow_runs, processes, read_until, samples_by_step
+from conftest import (
+    Checkout,
+    delivered_runs,
+    made_once,
+    mlflow_runs,
+    processes,
+    read_until,
+    samples_by_step,
+)
 from filelock import FileLock
 
 KILLS = int(os.environ.get("KILLS", "3"))
@@ -54,39 +62,41 @@ def assert_whole(client, run, steps):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(encoded_checkout, tmp_path_factory):
-    """A checkout after one uninterrupted training run, with its time as `seconds`. Not to be
+def uninterrupted(encoded_checkout, tmp_path_factory):
+    """A checkout after one uninterrupted training run, whose time is in `seconds.txt`. Not to be
     changed.
     """
-    checkout = Checkout(
-        shutil.copytree(encoded_checkout.path, tmp_path_factory.mktemp("undisturbed") / "checkout")
-    )
-    checkout.set_params(**LONG)
-    begun = time.monotonic()
-    checkout.stage("train")
-    checkout.seconds = time.monotonic() - begun
-    return checkout
+
+    def make(checkout):
+        shutil.copytree(encoded_checkout.path, checkout.path)
+        checkout.set_params(**LONG)
+        begun = time.monotonic()
+        checkout.stage("train")
+        (checkout.path / "seconds.txt").write_text(str(time.monotonic() - begun))
+
+    return made_once(tmp_path_factory, "uninterrupted", make)
 
 
 @pytest.fixture
 def long(encoded):
     """A copy of the small checkout after `prepare` and `vocab`, with as much to train as
-    `undisturbed`.
+    `uninterrupted`.
     """
     encoded.set_params(**LONG)
     return encoded
 
 
-def test_killed_at_random_moments(long, undisturbed):
+def test_killed_at_random_moments(long, uninterrupted):
     """The results are always the same, and previous results stay intact until then."""
     rng, finished, kills, unsure = np.random.default_rng(), 0, 0, 0
+    seconds = float((uninterrupted.path / "seconds.txt").read_text())
     (long.path / "mlflow.db").unlink()  # may be killed while MLflow makes its store, too
     metrics = long.path / "data/metrics.json"
     while kills < KILLS:
         before = metrics.stat().st_mtime_ns if metrics.exists() else 0
         process = long.start("python", "-m", "pipeline.train", start_new_session=True)
         try:
-            process.wait(rng.uniform(0, 1.2 * undisturbed.seconds))
+            process.wait(rng.uniform(0, 1.2 * seconds))
         except subprocess.TimeoutExpired:
             kill(process)
             kills += 1
@@ -97,23 +107,23 @@ def test_killed_at_random_moments(long, undisturbed):
             process.communicate()
             finished += 1
         for name in RESULTS:  # nothing, or all of it
-            path, good = (checkout.path / "data" / name for checkout in (long, undisturbed))
+            path, good = (checkout.path / "data" / name for checkout in (long, uninterrupted))
             assert not path.exists() or path.read_bytes() == good.read_bytes()
     long.stage("train")
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
     client, runs = mlflow_runs(long)
     assert len(runs) == finished + unsure + 1
     for run in runs:
         assert_whole(client, run, STEPS)
     left = {path.name for path in (long.path / "data").iterdir()} - {
-        p.name for p in undisturbed.path.glob("data/*")
+        p.name for p in uninterrupted.path.glob("data/*")
     }
     assert not left
     print(f"{kills} kills, {finished} runs that ended before their kill")
 
 
 @pytest.mark.parametrize("how", ["interrupted", "no space"])
-def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
+def test_it_resumes_from_the_last_checkpoint(long, uninterrupted, how):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 120:")
     if how == "interrupted":
@@ -136,20 +146,20 @@ def test_it_resumes_from_the_last_checkpoint(long, undisturbed, how):
     out = long.stage("train").stdout
     assert "resuming from data/checkpoints/" in out
     assert "\nstep 30:" not in out
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
     client, (run,) = mlflow_runs(long)
     assert_whole(client, run, STEPS)
-    other_client, (other,) = mlflow_runs(undisturbed)
+    other_client, (other,) = mlflow_runs(uninterrupted)
     assert samples_by_step(client, run) == samples_by_step(other_client, other)
     assert not checkpoint_of(long)
 
 
-def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undisturbed):
+def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, uninterrupted):
     previous = results(finished)
     finished.run("git", "add", "-A")
     finished.run("git", "commit", "-qm", "Trained")
     finished.set_params(**LONG)
-    process = finished.start("dvc", "repro", start_new_session=True)
+    process = finished.start("dvc", "repro", "train", start_new_session=True)
     read_until(process, "step 60:")
     os.killpg(process.pid, signal.SIGSTOP)
     for curve, interval in (("train_loss", 1), ("validation_loss", 30)):  # live, and whole
@@ -164,14 +174,14 @@ def test_dvc_repro_resumes_too_and_keeps_the_previous_results(finished, undistur
     finished.run("dvc", "checkout", "--force")
     finished.run("git", "checkout", "data/metrics.json")
     assert results(finished) == previous
-    assert "resuming from data/checkpoints/" in finished.run("dvc", "repro").stdout
-    assert results(finished) == results(undisturbed)
+    assert "resuming from data/checkpoints/" in finished.run("dvc", "repro", "train").stdout
+    assert results(finished) == results(uninterrupted)
     client, runs = mlflow_runs(finished)
     assert len(runs) == 2
     assert_whole(client, runs[0], STEPS)
 
 
-def test_an_experiment_in_a_temporary_copy_resumes(finished, undisturbed):
+def test_an_experiment_in_a_temporary_copy_resumes(finished, uninterrupted):
     finished.set_params(**LONG)
     command = ("dvc", "exp", "run", "--temp", "--name", "long")
     process = finished.start(*command, start_new_session=True)
@@ -182,12 +192,12 @@ def test_an_experiment_in_a_temporary_copy_resumes(finished, undisturbed):
     assert len(runs) == 2
     assert_whole(client, runs[0], STEPS)
     finished.run("dvc", "exp", "apply", "long")
-    assert results(finished) == results(undisturbed)
+    assert results(finished) == results(uninterrupted)
     assert not checkpoint_of(finished)
 
 
-def test_a_training_does_not_resume_one_that_waits_for_its_delivery(encoded, tmp_path):
-    """The same training in a copy, as in a sweep over `sample.*`: each has its own run."""
+def test_a_training_run_does_not_resume_one_that_waits_for_its_delivery(encoded, tmp_path):
+    """The same training run in a copy, as in a sweep over `sample.*`: each has its own run."""
     copy = Checkout(shutil.copytree(encoded.path, tmp_path / "copy"))
     copy.environment["DVC_ROOT"] = str(encoded.path)
     file = copy.path / "pipeline/tracking/store.py"
@@ -201,6 +211,7 @@ def test_a_training_does_not_resume_one_that_waits_for_its_delivery(encoded, tmp
             with contextlib.suppress(FileNotFoundError):  # a later one has replaced it
                 for path in outbox.glob("*/record.json"):
                     status = json.loads(path.read_text())["status"]
+            time.sleep(0.05)
         process.send_signal(signal.SIGSTOP)
         assert "resuming" not in copy.stage("train").stdout
     process.send_signal(signal.SIGCONT)
@@ -225,7 +236,7 @@ def test_training_ends_with_the_dvc_that_started_it(finished):
     kill(process)
 
 
-def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed):
+def test_a_checkpoint_of_another_training_run_is_ignored_but_kept(long, uninterrupted):
     """After an interrupted run: a different one, then the first resumes."""
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 60:")
@@ -248,7 +259,7 @@ def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed)
     long.set_params(**LONG, sample={"temperature": 0.1})
     long.set_params(train={"learning_rate": 0.005})
     assert f"resuming from {name} after step " in long.stage("train").stdout
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
     client, runs = mlflow_runs(long)
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     assert_whole(client, runs[1], STEPS)
@@ -256,11 +267,13 @@ def test_a_checkpoint_of_another_training_is_ignored_but_kept(long, undisturbed)
 
 def test_the_newest_two_checkpoints_are_kept(encoded):
     """Whatever the clock says: here the older ones seem to be from the future."""
-    encoded.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
+    encoded.set_params(train={"steps": 100_000}, checkpoint={"interval": 100_000})
     made = []
     for seed in (1, 2, 3):
         encoded.set_params(train={"seed": seed})
-        encoded.stage("train", code=1)
+        process = encoded.start("python", "-m", "pipeline.train", start_new_session=True)
+        read_until(process, "step 10:")
+        kill(process)
         made += {*encoded.path.glob("data/checkpoints/*")} - {*made}
         os.utime(made[-1], (2e9 - seed, 2e9 - seed))
     assert len(made) == 3
@@ -292,7 +305,7 @@ def rewrite_state(checkpoint, change):
         np.savez(file, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)
 
 
-def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
+def test_a_damaged_checkpoint_is_ignored_and_kept(long, uninterrupted):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 60:")
     kill(process)
@@ -306,7 +319,7 @@ def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
     assert process.stderr.startswith(f"warning: ignored checkpoint {name} (it is damaged")
     assert process.stderr.count("\n") == 1
     assert checkpoint.with_suffix(".damaged").read_bytes() == damaged
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
     ask = "from pipeline.common.inputs import Inputs; from pathlib import Path; "
     ask += "from pipeline.training import checkpoint; "
     ask += "checkpoint.print_difference(Path('{}'), Inputs('train'))"
@@ -325,10 +338,10 @@ def test_a_damaged_checkpoint_is_ignored_and_kept(long, undisturbed):
     assert f"resuming from {name}" in process.stdout
     assert "from the beginning" not in process.stderr
     assert other.with_suffix(".damaged").exists()
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
 
 
-def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
+def test_a_second_training_run_at_the_same_time_is_refused(long, uninterrupted):
     process = long.start("python", "-m", "pipeline.train", start_new_session=True)
     read_until(process, "step 30:")
     process.send_signal(signal.SIGSTOP)
@@ -340,10 +353,10 @@ def test_a_second_training_at_the_same_time_is_refused(long, undisturbed):
     assert err == f"error: {message}\n"
     process.communicate()
     assert process.returncode == 0
-    assert results(long) == results(undisturbed)
+    assert results(long) == results(uninterrupted)
 
 
-def test_a_training_that_diverges_keeps_its_last_checkpoint(long):
+def test_a_training_run_that_diverges_keeps_its_last_checkpoint(long):
     long.set_params(train={"learning_rate": 1e30, "warmup_steps": 0})
     err = long.stage("train", code=1).stderr
     assert err.startswith(

@@ -126,17 +126,18 @@ def test_missing_remote_is_reported_and_no_data_is_lost(published, tmp_path):
 
 
 def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
-    """Two run at once in copies of the checkout: neither may lose or mix anything. DVC already has
-    the results of the second value, so its run stays outside the sweep.
+    """Two run at once in copies of the checkout, with a relative store: neither may lose or mix
+    anything. DVC already has the results of the second value, so its run stays outside the sweep.
     """
     smaller = {"=500": "=20", "--jobs 1": "--jobs 2"}
+    finished.environment["MLFLOW_TRACKING_URI"] = "sqlite:///mlflow.db"  # of this checkout
     queue, start, *compare = commands("experiments.md", "Experiments")[1].splitlines()
     assert script(finished, queue, **smaller).stdout.count("Queued experiment 'rates-") == 3
     script(finished, start, **smaller)
     while re.search(
         "Queued|Running", status := finished.run("dvc", "queue", "status").stdout.split("Worker")[0]
     ):
-        time.sleep(1)
+        time.sleep(3)  # each of these processes takes time from the experiments
     assert status.count("Success") == 3, status
 
     client, runs = mlflow_runs(finished)
@@ -162,6 +163,8 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
     texts = set()
     for run in swept:
         assert run.info.status == "FINISHED"
+        place = finished.path / "mlruns" / run.info.run_id / "artifacts"
+        assert run.info.artifact_uri == place.as_uri()
         changed = f"train.learning_rate {run.data.params['train.learning_rate']} (committed: 0.005)"
         assert run.data.tags["params.uncommitted"] == changed
         assert (
