@@ -37,7 +37,8 @@ def main():
         if length < 0:
             raise ValueError(f"--length must be at least 0, got {length}")
         model, vocab = load_weights(path)
-        prompt = vocab.characters[0] if prompt is None else prompt  # a newline, if there is one
+        if prompt is None:
+            prompt = "\n" if "\n" in vocab.characters else vocab.characters[0]
         text = generate(model, vocab, prompt, length, **options)
         print(f"weights: {path}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8

@@ -9,7 +9,7 @@ from pathlib import Path
 def atomic_write(path):
     """Open a temporary binary file that replaces `path` at the end of the block.
 
-    After an error, `path` is unchanged. OSError if it cannot be written.
+    After an error, `path` is unchanged. Raises OSError if it cannot be written.
     """
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:

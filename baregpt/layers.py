@@ -2,8 +2,8 @@
 
 A layer is a pair of functions: `name(x, ...) -> y, saved` and `name_backward(dy, saved) -> dx,
 gradients`. `saved` holds the activations that the backward pass needs. `dy` is the gradient of the
-loss with respect to `y` and has the shape of `y`. `gradients` maps the names of the parameters, as
-in `GPT.parameters`, to their gradients. `dx` always means ∂loss/∂x; other derivatives are ∂y/∂x.
+loss with respect to `y` and has the shape of `y`. `gradients` maps the name of each parameter in
+the layer, such as `qkv`, to its gradient. `dx` means ∂loss/∂x; other derivatives are written ∂y/∂x.
 
 A backward pass applies the chain rule in reverse order. Five rules are enough:
 
@@ -246,7 +246,7 @@ def attention_backward(dy, saved):
 
     5. dhead_out = dy W_outᵀ, dW_out = head_outᵀ dy
     4. dattn = dhead_out valueᵀ, dvalue = attnᵀ dhead_out
-    3. dscores = softmax_backward(dattn)
+    3. dscores = softmax_backward(dattn, attn)
     2. dquery = dscores key / √d, dkey = dscoresᵀ query / √d; the saved query is already divided
     1. with rope_phases, dquery and dkey are rotated back; dqkv = dquery, dkey and dvalue
        concatenated, dx = dqkv W_qkvᵀ, dW_qkv = xᵀ dqkv

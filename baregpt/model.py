@@ -107,7 +107,7 @@ class GPT:
 
     The architecture is that of GPT-2 (Radford et al. 2019) with three differences: no final
     LayerNorm, no biases in attention, and an output head that is not tied to the token embedding
-    and has a bias. Rotary embeddings are optional. `initialize` says how it is initialized.
+    and has a bias. Rotary embeddings are optional. See `initialize` for the initial parameters.
 
     Attributes
     ----------

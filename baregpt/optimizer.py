@@ -15,7 +15,7 @@ def lr_scale(step, config):
 
 
 def orthogonalize(matrix):
-    """Approximate the nearest semi-orthogonal matrix U Vᵀ of matrix = U S Vᵀ.
+    """Approximate U Vᵀ, the semi-orthogonal matrix nearest to `matrix` = U S Vᵀ.
 
     Five Newton-Schulz steps, x <- a x + (b x xᵀ + c (x xᵀ)²) x. With x = U S Vᵀ, x xᵀ = U S² Uᵀ, so
     a step is U (a S + b S³ + c S⁵) Vᵀ: it changes the singular values only. The Frobenius norm is

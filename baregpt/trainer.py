@@ -17,10 +17,10 @@ class TrainConfig:
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
     thread processes one part at a time, so more threads than shards do not speed up the forward and
-    backward passes. The number of shards affects rounding, and so slightly the result; the number
-    of threads does not. The learning rates are the peaks of the schedule. A `muon_learning_rate`
-    other than 0 selects Muon for the matrices of the blocks, and `weight_decay` applies to these
-    matrices only.
+    backward passes. The number of shards affects rounding and therefore, slightly, the result; the
+    number of threads does not. The learning rates are the peaks of the schedule. A
+    `muon_learning_rate` other than 0 selects Muon for the matrices of the blocks, and
+    `weight_decay` applies to these matrices only.
     """
 
     steps: int = 1500
@@ -103,12 +103,12 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
     train_ids, validation_ids : token ids, (number of characters,) each
     config : TrainConfig
     threads : number of threads; by default that of BLAS, so OMP_NUM_THREADS is respected
-    optimizer, completed_steps : to resume training, with the model; there is no other state
+    optimizer, completed_steps : pass these, with the model, to resume; they are the complete state
     distribute : takes `pool.map` and returns a map that spans several processes, for example
         Communicator.distribute in pipeline/training/communicator.py
 
     On one machine, the same model, ids and config give bitwise identical parameters on any number
-    of threads.
+    of threads. Until the generator finishes or is closed, BLAS uses one thread in this process.
     Raises ValueError if a split is too short for a window, or if training diverges.
     """
     length = model.config.block_size

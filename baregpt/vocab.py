@@ -6,7 +6,7 @@ import numpy as np
 class Vocab:
     """The characters that a model knows. The id of a character is its index in `characters`.
 
-    ValueError if `characters` is empty or repeats a character.
+    Raises ValueError if `characters` is empty or repeats a character.
     """
 
     def __init__(self, characters):

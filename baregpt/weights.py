@@ -33,7 +33,8 @@ MAX_ARGUMENT = {"LONG_BINPUT": MAX_OPCODES, "LONG1": 2**63}
 def save_weights(path, model, vocab, metadata=None):
     """Write a model, its vocabulary and metadata to a weights file, atomically.
 
-    metadata: name -> str, int, float, bool or None. OSError if the file cannot be written.
+    metadata: name -> str, int, float, bool or None. Raises OSError if the file
+    cannot be written.
     """
     arrays = {
         name: {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
@@ -60,7 +61,8 @@ def load_pretrained():
 def read_weights(path):
     """Return (model, vocab, metadata) from a weights file, which may be untrusted.
 
-    ValueError, in one line, if it is not a valid weights file; OSError if it cannot be read.
+    Raises ValueError, with a one-line message, if it is not a valid weights file, and OSError if it
+    cannot be read.
     """
     data = Path(path).read_bytes()
     try:
@@ -72,7 +74,7 @@ def read_weights(path):
 
 
 def _check_opcodes(data):
-    """ValueError unless a pickle only builds data, and no more than a model needs."""
+    """Raise ValueError unless a pickle only builds data, and no more than a model needs."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # checks sizes, too
         name = opcode.name
         if name not in SAFE_OPCODES:
@@ -83,7 +85,7 @@ def _check_opcodes(data):
 
 
 def _build(contents):
-    """(model, vocab, metadata) from the contents of a file; ValueError if they are inconsistent."""
+    """Return (model, vocab, metadata). Raises ValueError if the contents are inconsistent."""
     config, characters, metadata = (contents[k] for k in ("config", "characters", "metadata"))
     for value in [characters, *config.values(), *metadata, *metadata.values()]:
         if type(value) not in {str, int, float, bool, type(None)}:

@@ -48,7 +48,6 @@ VARIANTS = [
     ("batch 8", {"batch_size": 8}),
     ("batch 32", {"batch_size": 32}),
 ]
-PROMPT = "KING:\n"
 
 
 # Implementations: each returns, in its own process, a function that does one unit of work.
@@ -96,8 +95,8 @@ def pytorch(shape, compiled):
 
 
 def matrix_products(shape):
-    """Return the matrix products of a training step of baregpt alone, in the same shards, with
-    preallocated outputs.
+    """Return a function that computes only the matrix products of a training step of baregpt, in
+    the same shards, with preallocated outputs.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -137,7 +136,7 @@ def matrix_products(shape):
 
 
 def sampling(count, streams=1):
-    """Return a function that samples `count` characters per stream, after the context was full."""
+    """Return a function that samples `count` characters per stream, with a full context."""
     from baregpt import Vocab, generate_batch
 
     model, _ = prepare(DEFAULT)
@@ -148,8 +147,8 @@ def sampling(count, streams=1):
 
 
 def sampling_products(count, streams):
-    """Return the matrix products of sampling `count` characters alone, with all weights, and with
-    keys and values of a context of average length.
+    """Return a function that computes only the matrix products of sampling `count` characters, with
+    all weights, and with keys and values of a context of average length.
 
     Their operands are not in the cache of the core, because the other implementations evict them.
     """
@@ -176,7 +175,7 @@ def sampling_products(count, streams):
 
 
 def pytorch_sampling(count, cached):
-    """Return a function that samples `count` characters by PyTorch, with or without a KV cache."""
+    """Return a function that samples `count` characters with PyTorch."""
     import torch
 
     from benchmarks.torch_gpt import TorchGPT
@@ -259,15 +258,14 @@ def start(name, arguments):
 # Measurements.
 
 
-def compare_training(shape, rounds, repeats, threads, compiled=True, limit=True):
+def compare_training(shape, rounds, repeats, threads, compiled=True):
     implementations = {
         "baregpt": ("baregpt_step", {"shape": shape}),
         "PyTorch": ("pytorch", {"shape": shape, "compiled": False}),
     }
     if compiled:
         implementations["PyTorch compiled"] = ("pytorch", {"shape": shape, "compiled": True})
-    if limit:
-        implementations["matrix products alone"] = ("matrix_products", {"shape": shape})
+    implementations["matrix products alone"] = ("matrix_products", {"shape": shape})
     results = compare(implementations, rounds, repeats, threads)
     losses = [result.pop("first") for result in results.values()]
     assert np.ptp([loss for loss in losses if loss]) < 1e-4, f"the models differ: losses {losses}"

@@ -179,7 +179,7 @@ def step_time(numbers, ranks, latency, bandwidth):
 
 
 def draw(results, path):
-    """Plot the predicted speed-up over the number of hosts."""
+    """Plot the predicted speed-up against the number of hosts."""
     figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
     counts = [1 << k for k in range(7)]
     for axes, name in zip(figure.subplots(1, 2, sharey=True), MODELS):

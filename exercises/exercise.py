@@ -64,7 +64,7 @@ class Exercise:
         return list(self.cases())
 
     def load(self):
-        """Return the function from the exercise's file; Problem if there is none."""
+        """Return the function from the exercise's file. Raises Problem if there is none."""
         try:
             module = importlib.import_module(f"exercises.{self.path.stem}")
         except Exception as error:  # the file may hold anything
@@ -100,7 +100,7 @@ class Exercise:
         return None
 
     def _arrays(self, returned):
-        """The returned arrays by their names; Problem if they are not arrays."""
+        """Return name -> returned array. Raises Problem if they are not arrays."""
         if returned is None:
             raise Problem(f"Not written yet: complete {self.function} in {self.file}.")
         count, names = len(self.returns), _join(self.returns)
@@ -113,7 +113,8 @@ class Exercise:
             if value is None or value is Ellipsis:
                 raise Problem(f"{name} is missing: {self.function} must return {names}.")
             if np.asarray(value).dtype.kind not in "iuf":
-                kind = type(value).__name__
+                is_array = isinstance(value, np.ndarray)
+                kind = f"of dtype {value.dtype}" if is_array else f"of type {type(value).__name__}"
                 raise Problem(f"{name} must be an array of real numbers, but it is {kind}.")
         return {name: np.asarray(value) for name, value in zip(self.returns, values)}
 

@@ -18,7 +18,8 @@ PROGRESS_LINES = 12
 
 @contextmanager
 def substituted(functions):
-    """Replace baregpt's functions by these, a dict from the names of the exercises' functions.
+    """Replace baregpt's functions. `functions` maps the name of each exercise's function to a
+    solution.
 
     Each replacement has the signature of baregpt's function and calls those of the exercises.
     """
@@ -131,7 +132,7 @@ def gradient_problem(functions):
         try:
             _, gradients = model.loss_and_gradients(ids, targets)
         except Exception as error:  # a function may suit the sizes of its exercise only
-            return f"The backward pass of a whole GPT raises {type(error).__name__}: {error}."
+            return f"Computing the gradients of a whole GPT raises {type(error).__name__}: {error}."
         wrong = wrong_gradients(lambda: model.loss(ids, targets), model.parameters, gradients)
     named = [f"{name} (relative error {error:.1g})" for name, error in wrong.items()]
     if wrong:
@@ -152,7 +153,7 @@ def main(functions, steps=STEPS):
         print(problem)
         for exercise in EXERCISES:
             if not gradient_problem(functions | {exercise.function: exercise.answer}):
-                print(f"With baregpt's {exercise.function} they are correct: see {exercise.file}.")
+                print(f"With baregpt's {exercise.function}, they are correct: see {exercise.file}.")
         return 1
     print("The gradients of the whole GPT match finite differences.")
     text = PLAYS.read_text(encoding="utf-8")

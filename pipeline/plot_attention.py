@@ -74,9 +74,9 @@ def main():
     n_layers, block_size = model.config.n_layers, model.config.block_size
     if not -n_layers <= params.layer < n_layers or len(prompt) > block_size:
         raise ValueError(
-            f"{WEIGHTS} has {n_layers} layers and block_size {block_size}, which is too small for"
-            " plot_attention.layer or plot_attention.prompt in params.yaml; run `dvc repro` to"
-            " train a new model"
+            "plot_attention.layer or plot_attention.prompt in params.yaml does not fit"
+            f" {WEIGHTS} ({n_layers} layers, block_size {block_size}); run `dvc repro` to train a"
+            " new model"
         )
     ids = encode_prompt(vocab, prompt, "plot_attention.prompt")
     layer = params.layer % n_layers

@@ -24,7 +24,9 @@ def check_port(port):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m pipeline.ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    parser.add_argument(
+        "--port", type=int, default=5000, help="port to listen on (default: %(default)s)"
+    )
     port = parser.parse_args().port
     check_port(port)
     # also updates the paths of artifacts if the checkout was moved

@@ -1,7 +1,7 @@
 """Checkouts to run commands in, as a user would have them.
 
 Modules that only a few tests need are imported locally, so that the tests of baregpt require only
-NumPy and pytest.
+NumPy, threadpoolctl and pytest.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ class Checkout:
             cwd=self.path,
             env=self.environment,
             text=True,
-            stdout=-1,
-            stderr=-1,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             **options,
         )
@@ -261,9 +261,7 @@ def processes(path):
 
 
 def copy_of(checkout, path):
-    """A copy of a checkout, there. Its MLflow store, which knows absolute paths, gets those of the
-    copy.
-    """
+    """Copy a checkout to `path`. The MLflow store of the copy gets its own absolute paths."""
     copy = Checkout(shutil.copytree(checkout.path, path))
     if (copy.path / "mlflow.db").exists():
         with contextlib.closing(sqlite3.connect(copy.path / "mlflow.db")) as store, store:
@@ -312,7 +310,7 @@ def browser():
     names = ("chromium", "chromium-browser", "google-chrome", CHROME_ON_MACOS)
     chromium = next(filter(None, map(shutil.which, names)), None)
     if not chromium:
-        pytest.skip("without Chromium, which `apt-get install chromium` brings")
+        pytest.skip("requires Chromium (`apt-get install chromium`)")
     quiet = [
         "--no-sandbox",
         "--disable-quic",

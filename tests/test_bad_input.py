@@ -355,7 +355,7 @@ TABLE = [
         "more than memory holds",
         "train",
         params(model={"d_model": 10**7}),
-        "GB are available; reduce model.d_model (10000000)",
+        "GB is available; reduce model.d_model (10000000)",
     ),
     # what stages leave each other
     (
@@ -386,13 +386,13 @@ TABLE = [
         "weights of fewer layers",
         "plot_attention",
         both(params(plot_attention={"layer": 1}), weights_with(d_model=8, n_heads=2, n_layers=1)),
-        "data/weights.pkl has 1 layers and block_size 128, which is too small for plot_attention",
+        "in params.yaml does not fit data/weights.pkl (1 layers, block_size 128); run `dvc repro`",
     ),
     (
         "weights of a shorter context",
         "plot_attention",
         weights_with(d_model=8, n_heads=2, block_size=4),
-        "data/weights.pkl has 2 layers and block_size 4, which is too small",
+        "in params.yaml does not fit data/weights.pkl (2 layers, block_size 4); run `dvc repro`",
     ),
     (
         "an unknown character in the prompt",

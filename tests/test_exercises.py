@@ -71,7 +71,7 @@ ATTEMPTS = {
     "block": (
         "dresidual = ln2_backward(mlp_backward(dy)) + dy",
         "return ln1_backward(attention_backward(dresidual)) + dy",
-        "Only dy flows around the attention",
+        "Only dy flows around attention",
     ),
     "adam": (
         "m = beta1 * m + (1 - beta1) * gradient",
@@ -172,7 +172,11 @@ def test_a_wrong_attempt_of_a_learner_is_understood(name, checkout):
         ("linear", ["return dy @ w.T"], r"must return dx, dw and db, but it returns one value\."),
         ("linear", ["return dy, dy"], r"must return dx, dw and db, but it returns 2 values\."),
         ("linear", ["return dy @ w.T, x.T @ dy, None"], r"db is missing: linear_backward must"),
-        ("gelu", ["return 'x'"], r"slope must be an array of real numbers, but it is str\."),
+        (
+            "gelu",
+            ["return 'x'"],
+            r"slope must be an array of real numbers, but it is of type str\.",
+        ),
         ("gelu", ["return x[:2]"], r"slope has the shape \(2, 5\) instead of \(4, 5\)\."),
         ("gelu", ["return x / 0"], r"gelu_slope: slope contains NaN or infinity\."),
         ("gelu", ["x[0] = 0", "return 0 * x"], r"slope is wrong \(relative error 1 against finite"),
@@ -360,7 +364,7 @@ def test_a_gradient_that_is_wrong_in_the_whole_gpt_is_named_before_training(solv
     assert "blocks.0.ln1.gain (relative error " in wrong
     assert "head" not in wrong
     assert see == (
-        "With baregpt's layer_norm_backward they are correct: see exercises/05_layer_norm.py."
+        "With baregpt's layer_norm_backward, they are correct: see exercises/05_layer_norm.py."
     )
 
 
@@ -371,7 +375,7 @@ def test_a_function_that_fails_in_the_whole_gpt_is_named_before_training(solve, 
     assert training.main(ANSWERS | {"layer_norm_backward": for_five_columns}) == 1
     raises, see = capsys.readouterr().out.splitlines()
     assert raises == (
-        "The backward pass of a whole GPT raises ValueError: cannot reshape array of size 24 into "
+        "Computing the gradients of a whole GPT raises ValueError: cannot reshape array of size 24 into "
         "shape (6,5)."
     )
     assert see.endswith("see exercises/05_layer_norm.py.")

@@ -170,9 +170,9 @@ def test_unknown_characters_are_struck_out_and_left_out(opened):
     assert page.locator("#shown .unknown").all_inner_texts() == ["字", "🎭"]
     expected = model.logits(vocab.encode("To be")[None])[0]
     assert logits_in(page) == pytest.approx(expected, abs=1e-3)
-    assert "2 characters are not in its vocabulary" in page.locator("#notes").inner_text()
+    assert "2 characters are not in the model's vocabulary" in page.locator("#notes").inner_text()
     page.locator("#text").fill("To 字be")
-    assert "1 character is not in its vocabulary" in page.locator("#notes").inner_text()
+    assert "1 character is not in the model's vocabulary" in page.locator("#notes").inner_text()
 
 
 def test_a_text_without_known_characters_empties_everything_and_says_so(opened):

@@ -28,7 +28,10 @@ def mine(encoded):
     (encoded.path / "mine.txt").write_text(MINE)
     write_init(encoded.path / "init.pkl")
     encoded.set_params(
-        corpus={"path": "mine.txt"}, train={"init": "init.pkl"}, plot_attention={"prompt": "A@"}
+        corpus={"path": "mine.txt"},
+        model={"block_size": 1},  # ignored, also by the check of the next prompt
+        train={"init": "init.pkl"},
+        plot_attention={"prompt": "A@"},
     )
     return encoded
 
@@ -68,7 +71,7 @@ def test_it_resumes_and_runs_on_ranks_with_the_same_result(mine):
     mine.stage("train", code=1)
     weights.rmdir()
     write_init(mine.path / "init.pkl", seed=6)
-    assert "after step 40: ./init.pkl" in mine.stage("train").stdout
+    assert "(step 40): ./init.pkl" in mine.stage("train").stdout
     other = weights.read_bytes()
     write_init(mine.path / "init.pkl")
     out = mine.stage("train").stdout
@@ -104,8 +107,9 @@ def test_each_error_is_one_line(mine):
     not_weights = "README.md is not a valid BareGPT weights file"
     assert message_with("train", init="README.md").startswith(not_weights)
     for init in ("/init.pkl", "../init.pkl", "data/../../init.pkl"):
-        relative = f"train.init ({init!r}) must be a path relative to the checkout, inside it"
+        relative = f"train.init ({init!r}) must be a relative path inside the checkout"
         assert message_with("train", init=init) == f"params.yaml: {relative}"
+    assert message_with("train", init="C:/init.pkl").endswith("inside the checkout")
     layer = "params.yaml: plot_attention.layer (1) must be in [-1, 0]"
     assert message_with("plot_attention", layer=1) == layer
     prompt = "params.yaml: sample.prompt: character 'B' at position 0 is not in the vocabulary"

@@ -64,8 +64,8 @@ def test_outputs_are_discarded_if_inputs_change_while_training(finished):
     )
     (error,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert error == (
-        f"error: {said} changed while stage `train` ran, so its outputs were discarded; rerun, or"
-        " revert the change first"
+        f"error: {said} changed while stage `train` ran, so its outputs were discarded; run the"
+        " stage again; to keep the earlier inputs, revert the change first"
     )
     assert (finished.path / "dvc.lock").read_text() == before
     assert "train" in finished.run("dvc", "status").stdout

@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_training_run_is_ignored_but_kept(long, uninterr
     out = long.stage("train").stdout
     assert "resuming" not in out
     name = interrupted.relative_to(long.path)
-    assert f"ignored checkpoint {name} after step " in out
+    assert f"ignored checkpoint {name} (step " in out
     assert ": train.learning_rate (0.005, now 0.004), train.steps (180, now 20)\n" in out
     steps = [int(row["step"]) for row in csv.DictReader((long.path / "data/train_loss.csv").open())]
     assert steps == list(range(1, 21))

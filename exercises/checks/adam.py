@@ -118,10 +118,10 @@ EXERCISE = Exercise(
         "uncorrected, or the next step corrects them again.",
         with_update(
             lambda m, v, m_hat, v_hat: -m_hat / (np.sqrt(v) + 1e-8)
-        ): "Only m is corrected, and v has a bias as well.",
+        ): "Only m is corrected, but v is biased as well.",
         with_update(
             lambda m, v, m_hat, v_hat: -m / (np.sqrt(v_hat) + 1e-8)
-        ): "Only v is corrected, and m has a bias as well.",
+        ): "Only v is corrected, but m is biased as well.",
         with_update(lambda m, v, m_hat, v_hat: m_hat / (np.sqrt(v_hat) + 1e-8)): "The sign is "
         "reversed: this is gradient ascent, so the loss increases.",
         with_update(lambda m, v, m_hat, v_hat: -m_hat / np.sqrt(v_hat + 1e-8)): "The ε is inside "

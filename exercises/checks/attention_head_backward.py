@@ -26,7 +26,7 @@ def cases():
 
 
 def with_dscores(change):
-    """A mistake that makes dscores differently, from dattn and attn."""
+    """A mistake that computes dscores differently, from dattn and attn."""
 
     def mistake(dhead_out, query, key, value, attn):
         dscores = change(dhead_out @ value.T, attn)
@@ -36,7 +36,7 @@ def with_dscores(change):
 
 
 def changed(name, change):
-    """A mistake that makes one of the three gradients differently."""
+    """A mistake that computes one of the three gradients differently."""
 
     def mistake(dhead_out, query, key, value, attn):
         correct = attention_head_backward(dhead_out, query, key, value, attn)

@@ -111,11 +111,11 @@ EXERCISE = Exercise(
         "missing: x is also a term of the residual.",
         nothing_around: "The gradients of both residual connections are missing: each sum passes "
         "its gradient to both of its terms.",
-        attention_from_dy: "The attention gets dy, but its output is a term of the residual: it "
+        attention_from_dy: "Attention gets dy, but its output is a term of the residual: it "
         "must get the residual's whole gradient.",
-        attention_from_mlp_path: "The attention gets only what came through the MLP: it must get "
+        attention_from_mlp_path: "Attention gets only what came through the MLP: it must get "
         "the residual's whole gradient.",
-        only_dy_around: "Only dy flows around the attention: x is a term of the residual, so it "
+        only_dy_around: "Only dy flows around attention: x is a term of the residual, so it "
         "gets the residual's whole gradient.",
         around_both_at_once: "dy flows around both layers at once, but there are two sums: a "
         "gradient also flows around only one of the two.",
@@ -130,7 +130,7 @@ EXERCISE = Exercise(
         "the gradients of its two uses.",
         "The residual's gradient is dy, around the MLP, plus dy sent through the MLP and then the "
         "second LayerNorm.",
-        "dx is the same again, one half earlier: the residual's gradient, around the attention, "
-        "plus the residual's gradient sent through the attention and then the first LayerNorm.",
+        "dx is the same again, one half earlier: the residual's gradient, around attention, "
+        "plus the residual's gradient sent through attention and then the first LayerNorm.",
     ),
 )

@@ -42,7 +42,7 @@ def first_rows(dy, ids, vocab_size, block_size):
 
 
 def changed_positions(change):
-    """A mistake that makes dpositions differently, from dy as (B, T, D)."""
+    """A mistake that computes dpositions differently, from dy as (B, T, D)."""
 
     def mistake(dy, ids, vocab_size, block_size):
         dtokens, dpositions = embedding_backward(dy, ids, vocab_size, block_size)
@@ -67,7 +67,8 @@ EXERCISE = Exercise(
     "finite differences",
     {
         overwritten: "A row of tokens that is used twice keeps the gradient of its last use only: "
-        "they must add up (an indexed assignment writes each row once, even with +=).",
+        "the gradients of all its uses must add up (an indexed assignment writes each row once, "
+        "even with +=).",
         mean_over_uses: "The gradient of a row of tokens is the sum over its uses, not their mean.",
         first_rows: "dtokens lacks the rows of the characters with the largest ids: a character "
         "that does not occur has the gradient 0.",

@@ -84,7 +84,7 @@ ORDERS = {
     lambda by_part: by_part.transpose(2, 0, 3, 1, 4): "The result is (3, B, H, T, d) in memory: a "
     "row of dqkv belongs to one position, and holds query, key and value of all its heads.",
     lambda by_part: by_part.transpose(2, 0, 1, 3, 4): "The result is (3, B, T, H, d) in memory: "
-    "query, key and value lie in columns of the same row, not in rows after one another.",
+    "query, key and value lie in columns of the same row, not in successive rows.",
     lambda by_part: by_part.transpose(0, 1, 3, 2, 4): "The columns are sorted by head first: they "
     "must be all queries, then all keys, then all values.",
 }

@@ -90,8 +90,8 @@ EXERCISE = Exercise(
     "baregpt's attention",
     {
         not_stored: "The new key and value are not written into the cache.",
-        not_stored_but_seen: "head_out is correct, but the new key and value are missing in the "
-        "cache that is returned: the next position needs them.",
+        not_stored_but_seen: "head_out is correct, but the new key and value are missing from the "
+        "returned cache: the next position needs them.",
         stored_after: "The new key and value are written too late: the position must attend to "
         "itself.",
         seeing(lambda i: 0, lambda i: None): "The query attends to the whole cache: what comes "

@@ -30,7 +30,7 @@ def mean(array):
 
 
 def dx_of(change):
-    """A mistake that makes dx differently, from dn = dy · gain, n and 1 / std."""
+    """A mistake that computes dx differently, from dn = dy · gain, n and 1 / std."""
 
     def mistake(dy, normalized, inverse_std, gain):
         _, dgain, dbias = layer_norm_backward(dy, normalized, inverse_std, gain)

@@ -26,7 +26,7 @@ def cases():
 
 
 def changed(name, change):
-    """A mistake that makes one of the three gradients differently."""
+    """A mistake that computes one of the three gradients differently."""
 
     def mistake(dy, x, w):
         correct = linear_backward(dy, x, w)

@@ -59,7 +59,7 @@ class Inputs:
         if changes := self.describe_changes():
             raise ValueError(
                 f"{changes} changed while stage `{self.stage}` ran, so its outputs were discarded;"
-                " rerun, or revert the change first"
+                " run the stage again; to keep the earlier inputs, revert the change first"
             )
 
     def outputs(self):

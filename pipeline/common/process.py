@@ -32,7 +32,9 @@ def end_with_dvc():
         return psutil.Process().parents()
 
     def is_dvc(process):
-        return "dvc" in [Path(word).name for word in process.cmdline()[:3]]
+        with contextlib.suppress(psutil.Error):  # not ours, on macOS, or it has just ended
+            return "dvc" in [Path(word).name for word in process.cmdline()[:3]]
+        return False
 
     def watch():
         while ancestors()[: len(chain)] == chain:

@@ -104,8 +104,8 @@ def encode_prompt(vocab, prompt, name):
 
 
 def default_prompt(vocab, metadata):
-    """Return the prompt for `null` in params.yaml: a line of the held-out text, which training put
-    into the weights' metadata, or else a newline, or the first character of the vocabulary.
+    """Return the prompt for `null` in params.yaml: an excerpt of the held-out text, which training
+    put into the weights' metadata, or else a newline, or the first character of the vocabulary.
     """
     newline = "\n" if "\n" in vocab.characters else vocab.characters[0]
     return metadata.get("excerpt") or newline

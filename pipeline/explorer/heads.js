@@ -1,7 +1,7 @@
 // Attention heads: the overview of all layers and heads, the table by importance, and the selected head in full.
 
 const UNIFORM = .9;  // attention whose entropy is above this fraction of that of uniform attention counts as uniform
-const MIXED = .2;  // a rule that explains less than this is not all that a head does
+const MIXED = .2;  // a head whose best rule covers less of its attention than this counts as mixed
 const REPORTED = .0005;  // nats: an effect below it shows as zero
 const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, pattern, box}
 

@@ -56,10 +56,10 @@ function step_of(title, name) {
 
 function make_steps() {
   step_of("The embedding: one vector for the character, one for its position", "embedding");
-  step_of("LayerNorm scales the vector", "layer_norm");
+  step_of("LayerNorm normalizes the vector", "layer_norm");
   step_of("The head compares its query with the key of every position", "attention");
   step_of("The causal mask and the softmax turn scores into weights", "softmax");
-  step_of("The head mixes the values by these weights", null);
+  step_of("The head averages the values with these weights", null);
   step_of("The MLP processes the position by itself", "mlp");
   step_of("The block adds both to the residual stream", "block");
   step_of("The output head turns the residual stream into logits", null);

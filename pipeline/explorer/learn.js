@@ -1,17 +1,17 @@
-// Watch it learn: what the model made of one held-out line at a few steps of its training.
+// Watch it learn: how the model predicted a held-out excerpt at a few steps of its training.
 
 const bytes = base64 => Uint8Array.from(atob(base64), c => c.charCodeAt(0));
 const snapshots = data.snapshots?.snapshots.map(({predictions, losses, attn}) =>
   ({predictions, losses: bytes(losses), attn: bytes(attn)}));
 
 function render_snapshot() {
-  const s = +$("snapshot").value, {text: line, steps, max_nats} = data.snapshots, {predictions, losses, attn} = snapshots[s];
-  const letters = Array.from(line), N = letters.length;
+  const s = +$("snapshot").value, {text: excerpt, steps, max_nats} = data.snapshots, {predictions, losses, attn} = snapshots[s];
+  const letters = Array.from(excerpt), N = letters.length;
   const values = letters.map((_, i) => i ? losses[i - 1] / 255 * max_nats : 0);
   set_text($("snapshot-step"), `step ${steps[s].toLocaleString("en")}: ${number(mean(values.slice(1)), 2)} nats per character`);
   $("snapshot").setAttribute("aria-valuetext", $("snapshot-step").textContent);
   const cell = (content, share, name) => { const made = element(name, content); made.style.background = shade(share); return made; };
-  const rows = [["the line", i => cell(signed(letters[i]), i ? loss_share(values[i]) : 0, "td")],
+  const rows = [["the text", i => cell(signed(letters[i]), i ? loss_share(values[i]) : 0, "td")],
     ["predicted", i => cell(i ? signed(characters[predictions[i - 1]]) : "", 0, "td")]];
   $("snapshot-line").tBodies[0].replaceChildren(...rows.map(([title, make]) => {
     const row = element("tr"), head = element("th", title);

@@ -70,7 +70,7 @@ function softmax(x) {
   return y.map(v => v / sum);
 }
 
-function apply_rope(x, phases) {  // rotates each pair of neighbouring numbers; phases: cos and sin of each pair
+function apply_rope(x, phases) {  // rotates each pair of adjacent elements; phases: cos and sin of each pair
   for (let i = 0; i < x.length; i += 2) {
     const real = x[i], imaginary = x[i + 1];
     x[i] = real * phases[i] - imaginary * phases[i + 1];

@@ -60,7 +60,7 @@ def read_snapshots(path, config):
 
 
 def to_script(data):
-    """Return data as JSON for a script element, which only "<" could end. No text is markup."""
+    """Return data as JSON, with "<" escaped, so that no text can end the script element."""
     return json.dumps(data).replace("<", "\\u003c")
 
 
@@ -100,6 +100,7 @@ def write_page(path, weights_path, snapshots_path, text=None):
         page = page.replace(placeholder, "".join(parts), 1)
     weights = base64.b64encode(weights_f16.tobytes()).decode()
     data["bytes"] = len(page.encode()) + len(weights) + len(to_script(data))
-    page = page.replace("/* data */", to_script(data), 1)
+    # the data last, because its text may contain a placeholder
+    page = page.replace("/* weights */", weights, 1).replace("/* data */", to_script(data), 1)
     with atomic_write(path) as file:
-        file.write(page.replace("/* weights */", weights, 1).encode())
+        file.write(page.encode())

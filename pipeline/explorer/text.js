@@ -17,9 +17,9 @@ function update_text() {  // after any change of the text
   [pointed, tapped] = [-1, null];
   render_text(text.value.slice(0, begin), all.filter(one => one.at >= begin));
   $("notes").textContent = [
-    skipped && `The model reads at most ${T} characters: here the last ${seen.length}, the earlier, gray ones are ignored. ` +
-      `When they reach ${T}, the first ${DROPPED} are dropped.`,
-    unknown && `${plural(unknown, "character")} ${unknown === 1 ? "is" : "are"} not in its vocabulary; struck out and skipped.`,
+    skipped && `The model reads at most ${T} characters, here the last ${seen.length}; the earlier ones, in gray, are ignored. ` +
+      `When more than ${T} would be read, the first ${DROPPED} of these are dropped.`,
+    unknown && `${plural(unknown, "character")} ${unknown === 1 ? "is" : "are"} not in the model's vocabulary, and therefore struck out and skipped.`,
   ].filter(Boolean).join(" ");
   cancelAnimationFrame(filling);
   last.inside = null;

@@ -1,6 +1,6 @@
 """Run records on disk, in data/undelivered, until MLflow has them.
 
-A process of its own delivers them, so training does not depend on MLflow. Delivering a record again
+A separate process delivers them, so training does not depend on MLflow. Delivering a record again
 changes nothing, so a delivery can be interrupted anywhere; the next one delivers what is left.
 """
 
@@ -181,7 +181,9 @@ class DeliveryProcess:
 
 
 def run_worker():
-    """Deliver whenever stdin has data, and once more when it is closed; warn of one failure."""
+    """Deliver whenever stdin has data, and once more when it is closed. Only the first failure is
+    reported.
+    """
     die_with_parent()
     is_open, has_failed = True, False
     while is_open:

@@ -25,7 +25,7 @@ class RunLogger(contextlib.AbstractContextManager):
     def __init__(self, setup, state):
         self.setup, self.record, self.lock = setup, state.record, state.lock
         self.step = state.progress.completed_steps
-        self.seconds = list[float]()  # durations of the steps since an evaluation
+        self.seconds = list[float]()  # durations of the steps since the last evaluation
         self.process = psutil.Process()
         self.process.cpu_percent()  # later calls return the mean since the previous one
         # disable=None: no bar unless on a terminal
@@ -67,7 +67,7 @@ class RunLogger(contextlib.AbstractContextManager):
         self.bar.update()
 
     def usage(self):
-        """Return the speed, CPU time and memory of the steps since the last call, as metrics."""
+        """Return metrics: speed and CPU usage since the last call, and the current memory."""
         characters = self.setup.characters_per_step * len(self.seconds)
         seconds = sum(self.seconds)
         self.seconds.clear()

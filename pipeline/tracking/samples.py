@@ -15,7 +15,7 @@ LENGTH = 100  # characters per line
 def sample_line(model, vocab, step):
     """Return generated text as one line, the same for the same model and step.
 
-    It has a random generator of its own, so it does not affect the training.
+    Sampling uses a separate random generator, so it does not affect training.
     """
     prompt = default_prompt(vocab, {})
     with np.errstate(all="ignore"):  # training itself reports a divergence

@@ -116,7 +116,9 @@ def find_by_tag(key, value, client, experiment_id):
 
 
 def create_store():
-    """Create MLflow's SQLite store if there is none, atomically: MLflow cannot use part of one."""
+    """Create MLflow's SQLite store if there is none, atomically: MLflow cannot use an incomplete
+    one.
+    """
     import mlflow
 
     with LOCK:

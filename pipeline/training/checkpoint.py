@@ -66,7 +66,7 @@ def read_checkpoint(path):
 
 
 def read_arrays(path, arrays):
-    """Return name -> array with the shapes and dtypes of `arrays`. Raises ValueError as above."""
+    """Return name -> array, with shapes and dtypes as in `arrays`. Raises ValueError otherwise."""
     try:
         with np.load(path) as saved:  # checks the checksum of each array
             found = {name: saved[name] for name in arrays}
@@ -74,7 +74,7 @@ def read_arrays(path, arrays):
         raise ValueError(f"it is damaged or from another version: {error}") from None
     for name, array in arrays.items():
         if (found[name].shape, found[name].dtype) != (array.shape, array.dtype):
-            raise ValueError(f"{name} does not have the shape and dtype of the model's")
+            raise ValueError(f"{name} differs from the model's in shape or dtype")
     return found
 
 
@@ -159,9 +159,10 @@ class TrainingState:
                     continue  # it is running, in another copy
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
-                warn(f"ignored checkpoint {path} ({error})")
+                renamed = path.with_suffix(".damaged")
+                warn(f"ignored checkpoint {path}, now renamed to {renamed.name} ({error})")
                 with contextlib.suppress(OSError):  # that training run has ended in the meantime
-                    path.replace(path.with_suffix(".damaged"))
+                    path.replace(renamed)
                 continue
             for name, array in self.arrays.items():
                 array[...] = saved[name]
@@ -180,4 +181,4 @@ def print_difference(path, inputs):
         return
     reason = inputs.describe_differences(checkpoint.inputs) or "NumPy version differs"
     steps = checkpoint.progress.completed_steps
-    print(f"ignored checkpoint {path} after step {steps}: {reason}")
+    print(f"ignored checkpoint {path} (step {steps}): {reason}")

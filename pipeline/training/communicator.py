@@ -52,7 +52,7 @@ class SingleProcess:
 
 
 class Communicator:
-    """This process as rank `rank` of the `size` that train together."""
+    """MPI communication of this process, rank `rank` of the `size` ranks that train together."""
 
     def __init__(self):
         try:

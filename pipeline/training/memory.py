@@ -44,7 +44,7 @@ def check_memory(params, vocab_size, ranks=1):
     """Raise ValueError if a step needs more memory than is available, because the kernel would kill
     it.
 
-    It names the parameter that makes the largest difference.
+    The message names the parameter that makes the largest difference.
     """
     model, train = params.model, params.train
     blas = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
@@ -66,5 +66,5 @@ def check_memory(params, vocab_size, ranks=1):
     name = min(values, key=lambda name: memory(**{name: values[name] / 2}))
     raise ValueError(
         f"a training step needs about {needed / 1e9:,.1f} GB of memory, but only"
-        f" {available / 1e9:.1f} GB are available; reduce {name} ({values[name]})"
+        f" {available / 1e9:.1f} GB is available; reduce {name} ({values[name]})"
     )

@@ -1,8 +1,8 @@
-"""Snapshots: the losses and attention weights of one held-out line, at some steps of a run.
+"""Snapshots: the losses and attention weights of a held-out excerpt, at some steps of a run.
 
 data/snapshots.json holds
 
-text: the line, of N characters
+text: the excerpt, of N characters
 steps: the steps of the snapshots
 max_nats: the loss that byte 255 stands for
 snapshots: a list with these entries for each step:
@@ -38,22 +38,22 @@ class Snapshots:
 
     Attributes
     ----------
-    text : the line, shortened so that all snapshots together stay below MAX_BYTES
+    text : the excerpt, shortened so that all snapshots together stay below MAX_BYTES
     steps : the steps after which to take a snapshot: spaced geometrically, from 1 to the last
     taken : the snapshots so far, as JSON values
     """
 
-    def __init__(self, line, model, vocab, steps, taken):
+    def __init__(self, excerpt, model, vocab, steps, taken):
         config = model.config
         length = math.isqrt(MAX_BYTES // (COUNT * config.n_layers * config.n_heads))
         self.model = model
-        self.text = line[: max(2, length)]
+        self.text = excerpt[: max(2, length)]
         self.ids = vocab.encode(self.text)
         self.steps = sorted({round(step) for step in np.geomspace(1, steps, COUNT)})
         self.taken = taken
 
     def take(self, step):
-        """Take the snapshot of this step, if there is to be one."""
+        """Take the snapshot of this step, if one is due."""
         if step not in self.steps:
             return
         ids = self.ids

@@ -37,8 +37,8 @@ class TrainingSetup:
 
     @property
     def excerpt(self):
-        """Up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
-        most block_size; from its beginning if it is a single line. The default prompt of the model.
+        """The default prompt of the model: up to EXCERPT_LENGTH characters, at most block_size, of
+        the held-out text after its first newline, or from its beginning if it has none.
         """
         text = self.vocab.decode(self.validation_ids[:1000])
         length = min(EXCERPT_LENGTH, self.model.config.block_size)
@@ -74,7 +74,8 @@ def with_config(params, config):
     """
     values = params.model_dump()
     values["model"] = {name: getattr(config, name) for name in values["model"]}
-    return check_params(values)
+    values["train"]["init"] = None  # so that plot_attention is checked with this config
+    return params.model_copy(update={"model": check_params(values).model})
 
 
 def reencode(splits, vocab, file_vocab, params):
