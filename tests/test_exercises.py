@@ -375,7 +375,7 @@ def test_a_function_that_fails_in_the_whole_gpt_is_named_before_training(solve, 
     assert training.main(ANSWERS | {"layer_norm_backward": for_five_columns}) == 1
     raises, see = capsys.readouterr().out.splitlines()
     assert raises == (
-        "Computing the gradients of a whole GPT raises ValueError: cannot reshape array of size 24 into "
-        "shape (6,5)."
+        "Computing the gradients of a whole GPT raises ValueError: cannot reshape array of size 24"
+        " into shape (6,5)."
     )
     assert see.endswith("see exercises/05_layer_norm.py.")
