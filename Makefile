@@ -1,5 +1,5 @@
-# Every target first installs its requirements into .venv, if they have changed. A file in .venv marks each layer: .created
-# (an empty environment), .checked (for `make check`), .installed (for `make repro`), .tests (tests and tools).
+# Every target first installs its requirements into .venv, if they have changed. A marker file in .venv records each completed level
+# of setup: .created (an empty environment), .checked (for `make check`), .installed (for `make repro`), .tests (tests and tools).
 BIN := .venv/bin
 ifdef PYTHON # the Python that .venv must use
 override PYTHON := $(shell command -v $(PYTHON) || echo $(PYTHON))
@@ -25,8 +25,8 @@ help:
 	@echo "make seconds      train a small model in seconds (recipes/seconds.txt), as a DVC experiment"
 	@echo "make minute       train a model in about a minute (recipes/minute.txt), as a DVC experiment"
 	@echo "make best         train the best model in about a quarter of an hour (recipes/best.txt), as a DVC experiment"
-	@echo "make sample       generate text with the trained model, otherwise with the included weights"
-	@echo "make explore      open the explorer, a page that runs the trained model or the included weights in the browser"
+	@echo "make sample       generate text with the trained model or, if there is none, with the pretrained weights"
+	@echo "make explore      open the explorer, a page that runs the trained model or the pretrained weights in the browser"
 	@echo "make ui           start the MLflow UI on port 5000 (UI_PORT=5001 selects another port)"
 	@echo "make register     register the trained weights in the MLflow model registry"
 	@echo "make notebook     execute the notebook and save its outputs"
@@ -44,8 +44,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: .venv/.installed
 
-# .created records this folder and the Python of .venv. The scripts of .venv contain both, so it is created again if the
-# checkout was moved or copied, or if its Python was removed or PYTHON selects another. A link belongs to the user.
+# .created records this folder and the Python of .venv. The scripts of .venv contain both, so it is recreated if the
+# checkout was moved or copied, or if its Python was removed or PYTHON selects another. A symbolic link is never recreated.
 ORIGIN := import os, sys; print(os.getcwd(), sys.base_prefix, *sys.version_info[:2])
 
 .venv/.created: FORCE
@@ -69,7 +69,7 @@ FORCE:
 	@touch $@
 
 .venv/.tests: requirements-tests.txt .venv/.installed
-	@echo "Installing tests and tools into .venv..."
+	@echo "Installing test dependencies and tools into .venv..."
 	@$(PIP) --no-deps --no-compile --requirement requirements-tests.txt
 	@$(BIN)/python -m compileall -q -j 0 .venv/lib || true
 	@touch $@

@@ -1,4 +1,4 @@
-"""Generate text with data/weights.pkl if it exists, otherwise with the included weights."""
+"""Generate text with data/weights.pkl if it exists, otherwise with the pretrained weights."""
 
 import argparse
 import os
@@ -25,24 +25,25 @@ def main():
     def add(name, kind, default, description):
         parser.add_argument(name, type=kind, default=default, help=description)
 
-    add("--prompt", unescape, "\n", r"text to continue (default: \n, a newline)")
+    add("--prompt", unescape, None, "text to continue (default: a newline)")
     add("--length", int, 512, "number of characters to generate (default: 512)")
     add("--temperature", float, 0.8, "sampling temperature; 0 is greedy decoding (default: 0.8)")
     add("--top-k", int, 20, "sample from the k most likely characters; 0 disables (default: 20)")
     add("--seed", int, None, "random seed (default: a different one each time)")
-    add("--weights", Path, None, "weights file (default: see above)")
+    add("--weights", Path, WEIGHTS if WEIGHTS.exists() else PRETRAINED, "weights file to use")
     options = vars(parser.parse_args())
     try:
-        path = options.pop("weights") or (WEIGHTS if WEIGHTS.exists() else PRETRAINED)
-        if (length := options.pop("length")) < 0:
+        path, prompt, length = map(options.pop, ("weights", "prompt", "length"))
+        if length < 0:
             raise ValueError(f"--length must be at least 0, got {length}")
         model, vocab = load_weights(path)
-        text = generate(model, vocab, max_new_tokens=length, **options)
+        prompt = vocab.characters[0] if prompt is None else prompt  # a newline, if there is one
+        text = generate(model, vocab, prompt, length, **options)
         print(f"weights: {path}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8
-        for piece in chain([options["prompt"]], text, ["\n"]):
+        for piece in chain([prompt], text, ["\n"]):
             print(piece, end="", flush=True)
-    except BrokenPipeError:  # the reader, `head` say, has enough
+    except BrokenPipeError:  # the reading process, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

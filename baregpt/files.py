@@ -16,7 +16,7 @@ def atomic_write(path):
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without the data
+            os.fsync(file.fileno())  # otherwise a power failure could leave an empty file
         os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from None

@@ -2,8 +2,8 @@
 
 A layer is a pair of functions: `name(x, ...) -> y, saved` and `name_backward(dy, saved) -> dx,
 gradients`. `saved` holds the activations that the backward pass needs. `dy` is the gradient of the
-loss with respect to `y` and has the shape of `y`; `gradients` maps the name of each parameter of
-the layer to its gradient. `dx` always means ∂loss/∂x; other derivatives are written ∂y/∂x.
+loss with respect to `y` and has the shape of `y`. `gradients` maps the names of the parameters, as
+in `GPT.parameters`, to their gradients. `dx` always means ∂loss/∂x; other derivatives are ∂y/∂x.
 
 A backward pass applies the chain rule in reverse order. Five rules are enough:
 
@@ -55,7 +55,7 @@ def embedding(ids, tokens, positions):
 def embedding_backward(dy, saved):
     """Sum dy over all uses of each embedding. The ids are integers and have no gradient.
 
-    Indexing rows of `tokens` equals multiplying by a one-hot matrix, so the gradient is
+    Indexing rows of `tokens` is equivalent to multiplying by a one-hot matrix, so the gradient is
     one_hotᵀ dy. A matrix product is faster than np.add.at, which would sum row by row.
     """
     one_hot_transposed = np.arange(saved.vocab_size)[:, None] == saved.ids.reshape(-1)  # (V, N)
@@ -66,7 +66,7 @@ def embedding_backward(dy, saved):
 
 
 def layer_norm(x, gain, bias):
-    """Layer normalization by row: y = gain · n + bias, n = (x - mean) / std, std = √(variance + ε).
+    """LayerNorm of each row: y = gain · n + bias, n = (x - mean) / std, std = √(variance + ε).
 
     x (N, D), gain (D,), bias (D,) -> (N, D). Ba et al. 2016, arXiv:1607.06450. The ε, which is not
     in the paper, avoids a division by zero when all elements of a row are equal.
@@ -127,7 +127,7 @@ def gelu(x):
 
 
 def mlp(x, w1, b1, w2, b2):
-    """Multilayer perceptron of each position: hidden = GELU(x W₁ + b₁), y = hidden W₂ + b₂.
+    """Multilayer perceptron, for each position: hidden = GELU(x W₁ + b₁), y = hidden W₂ + b₂.
 
     x (N, D), w1 (D, 4D), b1 (4D,), w2 (4D, D), b2 (D,) -> (N, D).
     """

@@ -46,8 +46,8 @@ class Config:
 
 
 def parameter_shapes(config):
-    """Return a dict from parameter names to shapes, in the order in which they lie in `flat`."""
-    V, T, D = config.vocab_size, config.block_size, config.d_model
+    """Return a dict from parameter names to shapes, in the order of their storage in `flat`."""
+    V, T, D = config.vocab_size, config.block_size, config.d_model  # T: the longest sequence
     shapes: dict[str, tuple[int, ...]] = {"token_embedding": (V, D), "position_embedding": (T, D)}
     for i in range(config.n_layers):
         shapes |= {
@@ -91,7 +91,7 @@ def initialize(parameters, seed):
 
 
 def rotary_phases(config, dtype):
-    """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (T, d / 2).
+    """Phases for `layers.apply_rope`, exp(i · position · frequency): complex (block_size, d / 2).
 
     The frequencies are 1000^(-2k / d) for the pairs k = 0 to d / 2 - 1. The usual base is 10,000;
     with it, half of the pairs rotate by less than half a turn in 256 characters.
@@ -135,7 +135,7 @@ class GPT:
         return {name.removeprefix(prefix): p for name, p in named if name.startswith(prefix)}
 
     def new_kv_cache(self, batch_size):
-        """Return an empty KV cache for `forward`: (L, 2, B, H, T, d), keys and values by layer."""
+        """Return an empty KV cache for `forward`: (L, 2, B, H, block_size, d), keys and values."""
         T, H, L = self.config.block_size, self.config.n_heads, self.config.n_layers
         return np.empty((L, 2, batch_size, H, T, self.config.d_model // H), self.flat.dtype)
 
@@ -186,7 +186,7 @@ class GPT:
         return layers.cross_entropy(self.forward(ids)[0], np.reshape(targets, np.size(ids)))[0]
 
     def loss_and_gradients(self, ids, targets, dropout=0.0, seed=None):
-        """Return the loss as above, and a dict from each parameter's name to its gradient.
+        """Return the loss, as `loss` does, and a dict from each parameter's name to its gradient.
 
         dropout: dropout probability for the output of each attention and MLP layer. `seed`
         determines the masks.

@@ -4,7 +4,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 
-def choose(logits, temperature, top_k, rng):
+def sample(logits, temperature, top_k, rng):
     """Sample ids from softmax(logits / temperature), restricted to the top_k largest logits.
 
     logits (B, V) -> ids (B,). By the Gumbel-max trick (Maddison et al. 2014, arXiv:1411.0030),
@@ -31,8 +31,8 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
 
     The context is at most T = block_size characters. When the KV cache is full, only the last T/4
     characters are kept, and their keys and values are recomputed in one pass, because these depend
-    on the position. So each character is sampled with the last T/4 to T characters as context, and
-    the average cost per character does not grow.
+    on the position. So once the text is longer than T/4, each character is sampled with
+    the last T/4 to T characters as context, and the average cost per character does not grow.
 
     Raises ValueError for an empty prompt, a character outside the vocabulary, or a number out of
     range.
@@ -54,13 +54,13 @@ def generate_batch(model, vocab, prompt, count, max_new_tokens=512, temperature=
     values = count, max_new_tokens, temperature, top_k, seed or 0
     for (name, minimum), value in zip(minimums.items(), values):
         if not minimum <= value < 1e300:  # a larger temperature would give infinite logits
-            raise ValueError(f"{name} must be at least {minimum} and below 1e300, got {value}")
+            raise ValueError(f"{name} must be at least {minimum} and finite, got {value}")
     ids = np.tile(vocab.encode(prompt), (count, 1))
     rng = np.random.default_rng(seed)
-    return _generate_ids(model, vocab, ids, max_new_tokens, temperature, top_k, rng)
+    return _generate_characters(model, vocab, ids, max_new_tokens, temperature, top_k, rng)
 
 
-def _generate_ids(model, vocab, ids, max_new_tokens, temperature, top_k, rng):
+def _generate_characters(model, vocab, ids, max_new_tokens, temperature, top_k, rng):
     T = model.config.block_size
     kv_cache = model.new_kv_cache(len(ids))
     context = np.empty((len(ids), T), int)  # ids of the positions in the cache, [:, :stop]
@@ -78,5 +78,5 @@ def _generate_ids(model, vocab, ids, max_new_tokens, temperature, top_k, rng):
         with blas.limit(limits=1):  # one position is too little work for several threads
             logits, _ = model.forward(new, kv_cache, start)
         last_logits = logits.reshape(*new.shape, -1)[:, -1]
-        new = choose(last_logits, temperature, top_k, rng)[:, None]
+        new = sample(last_logits, temperature, top_k, rng)[:, None]
         yield [vocab.characters[i] for i in new[:, 0]]

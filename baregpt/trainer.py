@@ -1,4 +1,4 @@
-"""Training on random windows of the text, in shards on threads, and evaluation."""
+"""Training on random windows of the text, with the shards of a batch on threads; evaluation."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,10 @@ class TrainConfig:
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
     thread processes one part at a time, so more threads than shards do not speed up the forward and
-    backward passes. The number of shards affects the last bits of the result; the number of threads
-    does not. The learning rates are the peaks of the schedule. A `muon_learning_rate` other than 0
-    selects Muon for the matrices of the blocks, and `weight_decay` applies to these matrices only.
+    backward passes. The number of shards affects rounding, and so slightly the result; the number
+    of threads does not. The learning rates are the peaks of the schedule. A `muon_learning_rate`
+    other than 0 selects Muon for the matrices of the blocks, and `weight_decay` applies to these
+    matrices only.
     """
 
     steps: int = 1500
@@ -70,19 +71,19 @@ def evaluate(model, ids, max_windows=None, parallel_map=map):
     return float(np.average(list(parallel_map(window_loss, windows)), weights=sizes))
 
 
-def sum_tree(arrays):
+def pairwise_sum(arrays):
     """Sum arrays pairwise, along a binary tree, in place: the first array becomes the sum.
 
     Floating-point sums depend on their order. With this order, each half can be summed in another
     process and the result is bitwise identical.
     """
     half = len(arrays) // 2
-    return iadd(sum_tree(arrays[:half]), sum_tree(arrays[half:])) if half else arrays[0]
+    return iadd(pairwise_sum(arrays[:half]), pairwise_sum(arrays[half:])) if half else arrays[0]
 
 
 def mean_gradient(gradients):
     """Mean of one parameter's gradients over the shards, and its squared norm."""
-    mean = sum_tree(gradients)
+    mean = pairwise_sum(gradients)
     mean /= len(gradients)
     return mean, np.vdot(mean, mean)
 
@@ -93,8 +94,8 @@ def train(model, train_ids, validation_ids, config, threads=None, optimizer=None
 
     (step, train_loss, validation_loss, learning_rate, gradient_norm)
 
-    Losses are in nats per character. validation_loss is None between evaluations. gradient_norm is
-    the global norm before clipping.
+    Losses are in nats per character. validation_loss is None between evaluations. learning_rate is
+    that of Adam. gradient_norm is the global norm before clipping.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ NANOGPT = {
     "n_layers": 6,
     "batch_size": 64,
 }
-GROWTH = [
+VARIANTS = [
     ("width 128", {"d_model": 128}),
     ("width 512", {"d_model": 512}),
     ("4 layers", {"n_layers": 4}),
@@ -66,7 +66,7 @@ def prepare(shape):
     return model, rng.integers(0, config.vocab_size, 100_000)
 
 
-def ours(shape, shards=None):
+def baregpt_step(shape, shards=None):
     """Return a training step of baregpt."""
     from baregpt.trainer import TrainConfig, train
     from pipeline.common.process import keep_freed_memory
@@ -87,9 +87,9 @@ def pytorch(shape, compiled):
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, ids = prepare(shape)
-    twin = TorchGPT(model.config)
-    twin.load(model.parameters)
-    step, numbers = train_step(twin, compiled), itertools.count(1)
+    torch_model = TorchGPT(model.config)
+    torch_model.load(model.parameters)
+    step, numbers = train_step(torch_model, compiled), itertools.count(1)
     seed = TrainConfig.seed
     size = shape["block_size"], shape["batch_size"]
     return lambda: step(*random_windows(ids, *size, (seed, next(numbers))))
@@ -137,7 +137,7 @@ def matrix_products(shape):
 
 
 def sampling(count, streams=1):
-    """Return the sampling of `count` characters per stream by baregpt, with a full context."""
+    """Return a function that samples `count` characters per stream, after the context was full."""
     from baregpt import Vocab, generate_batch
 
     model, _ = prepare(DEFAULT)
@@ -176,23 +176,23 @@ def sampling_products(count, streams):
 
 
 def pytorch_sampling(count, cached):
-    """Return the sampling of `count` characters by PyTorch, with or without a KV cache."""
+    """Return a function that samples `count` characters by PyTorch, with or without a KV cache."""
     import torch
 
     from benchmarks.torch_gpt import TorchGPT
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, _ = prepare(DEFAULT)
-    twin = TorchGPT(model.config).eval()
-    twin.load(model.parameters)
-    stream = twin.generate([1, 2, 3, 4], 10**9, 0.8, 20, cached)
+    torch_model = TorchGPT(model.config).eval()
+    torch_model.load(model.parameters)
+    stream = torch_model.generate([1, 2, 3, 4], 10**9, 0.8, 20, cached)
     list(itertools.islice(stream, model.config.block_size))
     return lambda: list(itertools.islice(stream, count)) and None
 
 
 IMPLEMENTATIONS = {
     f.__name__: f
-    for f in (ours, pytorch, matrix_products, sampling, sampling_products, pytorch_sampling)
+    for f in (baregpt_step, pytorch, matrix_products, sampling, sampling_products, pytorch_sampling)
 }
 
 
@@ -261,7 +261,7 @@ def start(name, arguments):
 
 def compare_training(shape, rounds, repeats, threads, compiled=True, limit=True):
     implementations = {
-        "baregpt": ("ours", {"shape": shape}),
+        "baregpt": ("baregpt_step", {"shape": shape}),
         "PyTorch": ("pytorch", {"shape": shape, "compiled": False}),
     }
     if compiled:
@@ -276,7 +276,7 @@ def compare_training(shape, rounds, repeats, threads, compiled=True, limit=True)
 
 def measure(quick):
     """Return all measurements as one dict."""
-    rounds, growth = (2, GROWTH[:1]) if quick else (4, GROWTH)
+    rounds, variants = (2, VARIANTS[:1]) if quick else (4, VARIANTS)
     cores = os.cpu_count()
     threads = [n for n in (1, 2, 4, 8, 16, 32) if n <= cores]
     most = threads[-1]
@@ -290,7 +290,7 @@ def measure(quick):
         | {name: version(name) for name in ("numpy", "torch")},
         "threads": most,
     }
-    plan = tqdm(total=2 + (not quick) + len(threads) + len(growth), disable=None)
+    plan = tqdm(total=2 + (not quick) + len(threads) + len(variants), disable=None)
 
     def done(name, value):
         results[name] = value
@@ -301,12 +301,14 @@ def measure(quick):
     for n in threads[:-1]:
         comparison = compare_training(DEFAULT, rounds // 2, 5, n, compiled=False)
         done(f"training step on {n} threads", comparison)
-    for name, change in growth:
+    for name, change in variants:
         shape = DEFAULT | change
-        done(f"growth: {name}", compare_training(shape, rounds // 2, 3, most, compiled=False))
+        done(f"variant: {name}", compare_training(shape, rounds // 2, 3, most, compiled=False))
     if not quick:
         done("10.7 M parameters", compare_training(NANOGPT, 2, 1, most))
-    shards = {f"{n} shards": ("ours", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)}
+    shards = {
+        f"{n} shards": ("baregpt_step", {"shape": DEFAULT, "shards": n}) for n in (4, 1, 2, 8, 16)
+    }
     done("shards", compare(shards, rounds, 5, most))
     implementations = {
         "baregpt": ("sampling", {"count": 192}),
@@ -362,7 +364,7 @@ def table(results):
         lines.append("")
 
     for name, entries in results.items():
-        if name.startswith(("training", "growth", "10.7")):
+        if name.startswith(("training", "variant", "10.7")):
             comparison_rows(name, entries)
     row("shards", "ms", "4 shards take")
     for label, entry in results["shards"].items():

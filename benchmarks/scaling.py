@@ -76,7 +76,7 @@ def measure_allreduce(sizes, repeats=30):
     return found
 
 
-def on(ranks, threads, function, *arguments):
+def run_on_ranks(ranks, threads, function, *arguments):
     """Run a function of this module on `ranks` ranks of this machine; return its result."""
     command = [
         "mpirun",
@@ -126,8 +126,11 @@ def measure():
                 )
     sizes = [1 << 16, 1 << 20, 6_574_340, 42_800_000]
     for _ in tqdm(range(ROUNDS), disable=None):
-        found = {name: on(job[0], job[1], "measure_steps", *job[2:]) for name, job in jobs.items()}
-        rounds.append(found | on(2, 1, "measure_allreduce", sizes))
+        found = {
+            name: run_on_ranks(job[0], job[1], "measure_steps", *job[2:])
+            for name, job in jobs.items()
+        }
+        rounds.append(found | run_on_ranks(2, 1, "measure_allreduce", sizes))
     return rounds, sizes
 
 

@@ -70,7 +70,9 @@ def run_nanogpt(seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="training runs of each (default: 2)")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of training runs of each model (default: 2)"
+    )
     rounds = parser.parse_args().rounds
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     path, *_ = read_splits()

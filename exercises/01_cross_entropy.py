@@ -16,7 +16,7 @@ import numpy as np
 
 
 def cross_entropy_backward(logits, targets):
-    """Return dlogits, the gradient of the loss: logits (N, V), targets (N,) of integers -> (N, V).
+    """Return dlogits (N, V), given logits (N, V) and integer targets (N,).
 
     The logits may be large: exp(1000) is infinity.
     """

@@ -1,6 +1,6 @@
 """Exercise 3: the derivative of GELU.
 
-Forward pass, for each number x by itself:
+Forward pass, elementwise:
 
     u = c (x + 0.044715 x³)                      c = √(2/π)
     gate = (1 + tanh u) / 2
@@ -8,7 +8,7 @@ Forward pass, for each number x by itself:
 
 GELU lets large numbers pass, since their gate is almost 1, and blocks very negative ones.
 
-Question: x reaches y twice, as a factor and through the gate. What is ∂y/∂x? The derivative of
+Question: x affects y twice, as a factor and through the gate. What is ∂y/∂x? The derivative of
 tanh u with respect to u is 1 - tanh² u.
 """
 
@@ -16,5 +16,5 @@ import numpy as np
 
 
 def gelu_slope(x):
-    """Return the slope ∂y/∂x of GELU at each x: any shape -> the same shape."""
+    """Return the slope ∂y/∂x of GELU at each element of x, in the shape of x."""
     ...

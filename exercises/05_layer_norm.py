@@ -1,13 +1,13 @@
 """Exercise 5: the backward pass of LayerNorm.
 
-Forward pass, for each row of x (N, D) by itself, with ε = 1e-5:
+Forward pass, independently for each row of x (N, D), with ε = 1e-5:
 
     mean = Σ x / D
     std = √(Σ (x - mean)² / D + ε)
     n = (x - mean) / std
     y = gain · n + bias                          gain (D,), bias (D,)
 
-Question: by how many paths does one number of the row reach the normalized row n? Find the gradient
+Question: along how many paths does an element of x affect the normalized row n? Find the gradient
 along each path and add them up. Begin with the gradient of n, and use n and 1 / std wherever you
 can: the forward pass has saved them.
 """

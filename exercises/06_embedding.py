@@ -5,9 +5,9 @@ table `tokens` plus a row of the table `positions`:
 
     y[b, t] = tokens[ids[b, t]] + positions[t]   tokens (V, D), positions (block_size, D)
 
-The rows y[b, t] are then flattened to (N, D) with N = B·T, sequence after sequence.
+The rows y[b, t] are then flattened to (N, D) with N = B·T, one sequence after another.
 
-Question: which rows of y does a row of `tokens` reach? It may be several, or none. And a row of
+Question: which rows of y does a row of `tokens` affect? It may be several, or none. And a row of
 `positions`? T may be smaller than block_size.
 """
 
@@ -15,5 +15,8 @@ import numpy as np
 
 
 def embedding_backward(dy, ids, vocab_size, block_size):
-    """Return dtokens (V, D) and dpositions (block_size, D): dy (N, D), ids (B, T) of integers."""
+    """Return dtokens (V, D) and dpositions (block_size, D).
+
+    dy (N, D), ids (B, T), integers.
+    """
     ...

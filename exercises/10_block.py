@@ -17,5 +17,5 @@ import numpy as np
 
 
 def block_backward(dy, ln1_backward, attention_backward, ln2_backward, mlp_backward):
-    """Return dx (N, D): dy (N, D)."""
+    """Return dx (N, D), given dy (N, D)."""
     ...

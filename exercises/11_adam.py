@@ -1,7 +1,7 @@
 """Exercise 11: Adam with bias correction.
 
-Adam keeps two running means for each parameter p: m of its gradients, and v of their squares. Both
-start at 0. In step t = 1, 2, 3, ... with gradient g:
+Adam keeps two exponential moving averages for each parameter p: m of its gradients, and v of their
+squares. Both start at 0. In step t = 1, 2, 3, ... with gradient g:
 
     m = β₁ m + (1 - β₁) g
     v = β₂ v + (1 - β₂) g²
@@ -18,5 +18,5 @@ import numpy as np
 
 
 def adam(p, m, v, gradient, step, lr, beta1, beta2):
-    """Return the new p, m and v. p, m, v and gradient have one shape; `step` counts from 1."""
+    """Return the new p, m and v. p, m, v and gradient have the same shape; `step` counts from 1."""
     ...

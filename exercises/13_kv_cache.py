@@ -1,15 +1,15 @@
 """Exercise 13: the KV cache.
 
 To generate one more character, the model need not read the whole text again: keys and values of
-earlier positions do not change, because no position sees a later one. They are kept in a cache, and
-only the new position is computed.
+earlier positions do not change, because no position attends to a later one. They are kept in a
+cache, and only the new position is computed.
 
-For one head, `kv` (2, S, d) has room for the keys (kv[0]) and values (kv[1]) of S positions. Those
-of the positions before `position` are in it. The rest of it holds arbitrary numbers.
+For one head, `kv` (2, S, d) has room for the keys (kv[0]) and values (kv[1]) of S positions. It
+already contains those of the positions before `position`; the rest is uninitialized.
 
 Question: write the key and the value of the new position into the cache. Then compute the row of
-exercise 7's head_out that belongs to this position, from its query and the cache. Which part of the
-cache does it see? Is a causal mask needed?
+exercise 7's head_out that belongs to this position, from its query and the cache. To which part of
+the cache does it attend? Is a causal mask needed?
 
 The query has already been divided by √d.
 """

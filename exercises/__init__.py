@@ -1,1 +1,1 @@
-"""Thirteen exercises: write the backward pass of a GPT yourself, checked in seconds."""
+"""Thirteen exercises: write the core functions of a GPT and check them in seconds."""

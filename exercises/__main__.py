@@ -19,7 +19,7 @@ def number_or_train(text):
 
 
 def check(exercises):
-    """Print the result of each exercise up to the first that is not right; return that or None."""
+    """Print the results up to the first exercise that is not correct; return that or None."""
     for exercise in exercises:
         try:
             problem = exercise.check(exercise.load())
@@ -31,12 +31,12 @@ def check(exercises):
             for sentence in problem:
                 print(f"   {sentence}")
             return exercise
-        print(f"{title}right")
+        print(f"{title}correct")
     return None
 
 
 def main(arguments=None):
-    """Return the exit code: 0 if all that was asked for is right, 130 after Ctrl-C."""
+    """Return the exit code: 0 if all that was asked for is correct, 130 after Ctrl-C."""
     try:
         return run(arguments)
     except (OSError, ValueError) as error:  # of the training

@@ -23,7 +23,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise. Its file asks for a function; `exercises/checks` knows the rest.
+    """One exercise. Its file asks for a function; `exercises/checks` contains the rest.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Exercise:
     returns : the names of the arrays that the function returns
     cases : yields (arguments, expected arrays)
     reference : where the expected arrays come from
-    slips : from a function that makes a common mistake to the sentence that names the mistake
+    mistakes : dict from a function that makes a common mistake to a message that describes it
     hints : three, from a first idea to the last step
     in_place : whether the function may change its arguments
     """
@@ -43,7 +43,7 @@ class Exercise:
     returns: tuple
     cases: Callable
     reference: str
-    slips: dict
+    mistakes: dict
     hints: tuple
     in_place: bool = False
 
@@ -74,7 +74,7 @@ class Exercise:
         return function
 
     def check(self, function):
-        """Return None if the function is right, else the sentences that say what is wrong."""
+        """Return None if the function is correct, else the sentences that say what is wrong."""
         for arguments, expected in self._all_cases:
             used = deepcopy(arguments)
             try:
@@ -82,14 +82,19 @@ class Exercise:
             except Problem as problem:
                 return [str(problem)]
             except Exception as error:
-                sentence = f"{self._call_of(arguments)} raises {self._explain(error)}."
-                return [sentence, *(self._slip(arguments, error, {}, {}) or _on_shapes(error))]
+                sentence = f"{self._describe_call(arguments)} raises {self._explain(error)}."
+                return [
+                    sentence,
+                    *(self._find_mistake(arguments, error, {}, {}) or _explain_shapes(error)),
+                ]
             named = dict(zip(self.returns, expected))
             wrong = {name: a for name, a in arrays.items() if not _equal(a, named[name])}
             if wrong:
-                sentences = [f"{self._call_of(arguments)}: {self._name_the_wrong(wrong, named)}."]
-                slip = self._slip(arguments, None, arrays, wrong)
-                return sentences + (slip or _compare(wrong, named, self.reference))
+                sentences = [
+                    f"{self._describe_call(arguments)}: {self._describe_wrong(wrong, named)}."
+                ]
+                mistake = self._find_mistake(arguments, None, arrays, wrong)
+                return sentences + (mistake or _compare(wrong, named, self.reference))
             if not self.in_place and (name := self._changed_argument(arguments, used)):
                 return [f"{self.function} must not change its argument {name}: copy it first."]
         return None
@@ -112,7 +117,7 @@ class Exercise:
                 raise Problem(f"{name} must be an array of real numbers, but it is {kind}.")
         return {name: np.asarray(value) for name, value in zip(self.returns, values)}
 
-    def _call_of(self, arguments):
+    def _describe_call(self, arguments):
         """The name of the function, with the numbers among its arguments."""
         named = inspect.signature(self.answer).bind(*arguments).arguments.items()
         numbers = [f"{name} = {x}" for name, x in named if isinstance(x, (int, float))]
@@ -136,8 +141,8 @@ class Exercise:
             reason = "the shapes of a matrix product do not fit"
         return f"{type(error).__name__}{where}: {' '.join(reason.split()).rstrip('.')}"
 
-    def _name_the_wrong(self, wrong, expected):
-        """A phrase on each wrong array, and on those that are right."""
+    def _describe_wrong(self, wrong, expected):
+        """A phrase on each wrong array, and on those that are correct."""
         parts = []
         for name, array in wrong.items():
             if array.shape != expected[name].shape:
@@ -152,25 +157,25 @@ class Exercise:
                 )
             else:
                 count = (array != expected[name]).sum()
-                parts.append(f"{name} is wrong in {count} of {array.size} places")
-        if right := [name for name in self.returns if name not in wrong]:
-            parts.append(f"{_join(right)} {'is' if len(right) == 1 else 'are'} right")
+                parts.append(f"{name} is wrong in {count} of {array.size} elements")
+        if correct := [name for name in self.returns if name not in wrong]:
+            parts.append(f"{_join(correct)} {'is' if len(correct) == 1 else 'are'} correct")
         return ", ".join(parts)
 
-    def _slip(self, arguments, error, arrays, wrong):
-        """The sentence of the common mistake with the same result, in a list; empty if unknown.
+    def _find_mistake(self, arguments, error, arrays, wrong):
+        """The message for the common mistake with the same result, in a list; empty if unknown.
 
-        One of the wrong arrays must be the same, or the type of the exception. If several mistakes
-        fit, the one that gives most of the arrays is named.
+        A mistake matches if it gives at least one of the same wrong arrays, or raises the same type
+        of exception. If several match, the one that gives most of the arrays is named.
         """
         best, most = [], 0
-        for slip, sentence in self.slips.items():
+        for mistake, sentence in self.mistakes.items():
             try:
-                by_slip = self._arrays(_call(slip, deepcopy(arguments)))
+                by_mistake = self._arrays(_call(mistake, deepcopy(arguments)))
             except Exception as raised:
                 score = int(type(raised) is type(error))
             else:
-                same = [name for name in arrays if _equal(arrays[name], by_slip[name])]
+                same = [name for name in arrays if _equal(arrays[name], by_mistake[name])]
                 score = len(same) if wrong.keys() & same else 0
             if score > most:
                 best, most = [sentence], score
@@ -197,8 +202,8 @@ def _equal(a, b):
     return relative_error(a[finite], b[finite]) < TOLERANCE
 
 
-def _on_shapes(error):
-    """A sentence on shapes that do not fit, in a list; empty if the exception is about others."""
+def _explain_shapes(error):
+    """A sentence on shapes that do not fit, in a list; empty if the exception has another cause."""
     text = str(error)
     if match := re.search(r"matmul.* \(size (\d+) is different from (\d+)\)", text):
         rows, columns = match.groups()
@@ -206,8 +211,8 @@ def _on_shapes(error):
                 f"{rows} rows, but these numbers must be equal."]  # fmt: skip
     shapes = [match.rstrip(",").split(",") for match in re.findall(r"\(([\d,]+)\)", text)]
     if "broadcast" in text and len(shapes) == 2 and max(shapes, key=len)[:-1] in shapes:
-        return ["A sum or mean over the last axis has removed that axis: keep it with length 1, so "
-                "that it broadcasts."]  # fmt: skip
+        return ["A sum or mean over the last axis has removed that axis: pass `keepdims=True`, so "
+                "that the result broadcasts."]  # fmt: skip
     return []
 
 
@@ -216,12 +221,12 @@ def _compare(wrong, expected, reference):
     name, array = next(iter(wrong.items()))
     truth = expected[name]
     if array.ndim == 2 and _equal(array.T, truth):
-        return [f"{name} is the transpose of the right result."]
+        return [f"{name} is the transpose of the correct result."]
     if array.shape != truth.shape or not np.isfinite(array).all():
         return []
     factor = np.vdot(array, truth) / np.vdot(truth, truth)
     if factor and _equal(array, factor * truth):
-        return [f"{name} is the right result times {factor:.4g}."]
+        return [f"{name} is the correct result times {factor:.4g}."]
     at = np.unravel_index(np.abs(array - truth).argmax(), array.shape)
     index = ", ".join(map(str, at))
-    return [f"{name}[{index}] is {array[at]:.4g}, and it is {truth[at]:.4g} by {reference}."]
+    return [f"{name}[{index}] is {array[at]:.4g}, but {truth[at]:.4g} according to {reference}."]

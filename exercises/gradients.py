@@ -6,7 +6,7 @@ TOLERANCE = 1e-6  # largest relative error of a correct gradient
 
 
 def relative_error(a, b):
-    """Return ‖a - b‖ / (‖a‖ + ‖b‖), which is 0 for equal arrays and 1 for unrelated ones."""
+    """Return ‖a - b‖ / (‖a‖ + ‖b‖), which is 0 for equal arrays and at most 1."""
     return np.linalg.norm(a - b) / max(np.linalg.norm(a) + np.linalg.norm(b), 1e-12)
 
 
@@ -30,8 +30,8 @@ def wrong_gradients(loss, arrays, gradients):
     """Return a dict from the name of each wrong gradient of `loss()` to its relative error.
 
     `arrays` and `gradients` map names to arrays, in the order of the forward pass. The backward
-    pass starts at the end, and a fault spoils everything that it computes later. So the last wrong
-    gradient in this order is the one nearest to the fault, and it comes first in the result.
+    pass starts at the end, and a bug corrupts everything computed after it. So the last wrong
+    gradient in this order is the one closest to the bug, and it comes first in the result.
     """
     errors = {
         name: relative_error(gradients[name], finite_differences(loss, array))

@@ -17,7 +17,7 @@ PROGRESS_LINES = 12
 
 
 @contextmanager
-def in_place(functions):
+def substituted(functions):
     """Replace baregpt's functions by these, a dict from the names of the exercises' functions.
 
     Each replacement has the signature of baregpt's function and calls those of the exercises.
@@ -95,8 +95,8 @@ def in_place(functions):
         betas = self.config.beta1, self.config.beta2
         p[...], m[...], v[...] = f.adam(p, m, v, gradient, step, lr, *betas)
 
-    def choose(logits, temperature, top_k, rng):
-        return f.choose(logits, temperature, top_k, rng.gumbel(size=logits.shape))
+    def sample(logits, temperature, top_k, rng):
+        return f.sample(logits, temperature, top_k, rng.gumbel(size=logits.shape))
 
     replacements = [
         (layers, "cross_entropy_backward", cross_entropy_backward),
@@ -109,7 +109,7 @@ def in_place(functions):
         (layers, "attention_backward", attention_backward),
         (layers, "block_backward", block_backward),
         (Optimizer, "adam", adam),
-        (sampler, "choose", choose),
+        (sampler, "sample", sample),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replacements]
     try:
@@ -127,7 +127,7 @@ def gradient_problem(functions):
     model = GPT(Config(3, block_size=4, d_model=4, n_heads=2, n_layers=1), dtype=np.float64)
     model.flat[:] = rng.normal(0, 0.4, model.n_parameters)
     ids, targets = rng.integers(0, 3, (2, 2, 3))
-    with in_place(functions):
+    with substituted(functions):
         try:
             _, gradients = model.loss_and_gradients(ids, targets)
         except Exception as error:  # a function may suit the sizes of its exercise only
@@ -135,12 +135,12 @@ def gradient_problem(functions):
         wrong = wrong_gradients(lambda: model.loss(ids, targets), model.parameters, gradients)
     named = [f"{name} (relative error {error:.1g})" for name, error in wrong.items()]
     if wrong:
-        return f"Wrong gradients in a whole GPT, nearest to the fault first: {', '.join(named)}."
+        return f"Wrong gradients in a whole GPT, closest to the bug first: {', '.join(named)}."
     return None
 
 
 def print_progress(step, loss, model, vocab):
-    """Print the loss and a line that the model writes."""
+    """Print the loss and a line of generated text."""
     text = "".join(generate(model, vocab, "\n", 80, seed=step))
     line = " / ".join(text.split("\n"))[:60]
     print(f"step {step:4}: loss {loss:.2f}  {line}", flush=True)
@@ -152,7 +152,7 @@ def main(functions, steps=STEPS):
         print(problem)
         for exercise in EXERCISES:
             if not gradient_problem(functions | {exercise.function: exercise.answer}):
-                print(f"With baregpt's {exercise.function} they are right: see {exercise.file}.")
+                print(f"With baregpt's {exercise.function} they are correct: see {exercise.file}.")
         return 1
     print("The gradients of the whole GPT match finite differences.")
     text = PLAYS.read_text(encoding="utf-8")
@@ -163,14 +163,14 @@ def main(functions, steps=STEPS):
     config = TrainConfig(
         steps=steps, batch_size=16, shards=2, warmup_steps=steps // 10, evaluation_interval=steps,
     )  # fmt: skip
-    with in_place(functions):
+    with substituted(functions):
         print_progress(0, model.loss(ids[None, :64], ids[None, 1:65]), model, vocab)
         for result in train(model, training, validation, config):
             step, loss, validation_loss, *_ = result
             if step % max(1, steps // PROGRESS_LINES) == 0:
                 print_progress(step, loss, model, vocab)
         print(f"\nValidation loss: {validation_loss:.2f} nats per character.")
-        print("The GPT that you wrote writes:")
+        print("Text from the GPT that you wrote:")
         for character in generate(model, vocab, "\n", 400, seed=1):
             print(character, end="", flush=True)
     print()

@@ -19,7 +19,7 @@ PACKAGES = (
 if sys.argv[0] == "-m":  # a command is about to be imported
     # Ctrl-C during its imports ends it without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # DVC runs the first `python` on PATH, which may be another than its own.
+    # DVC runs the first `python` on PATH, which may not be the one that runs DVC.
     if missing := [name for name in PACKAGES if not importlib.util.find_spec(name)]:
         sys.exit(
             f"error: {sys.executable} does not have {', '.join(missing)}; activate the environment"

@@ -10,10 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline.common.params import load_params
 from pipeline.common.paths import TRAINING_LOCK
+from pipeline.common.process import lock_training
 from pipeline.common.stage import run, warn
 
 DVC_CONFIG = Path(".dvc/config.local")
@@ -22,7 +21,9 @@ DVC_CONFIG = Path(".dvc/config.local")
 def main():
     parser = argparse.ArgumentParser(prog="python -m pipeline.check", description=__doc__)
     parser.add_argument(
-        "--experiment", action="store_true", help="check that `dvc exp run` works, which needs git"
+        "--experiment",
+        action="store_true",
+        help="fail if git does not work here, because `dvc exp run` needs it",
     )
     args = parser.parse_args()
     check_files(load_params())
@@ -36,7 +37,7 @@ def main():
 
 
 def check_files(params):
-    """ValueError if a file that params.yaml names does not exist."""
+    """Raise ValueError if a file that params.yaml names does not exist."""
     if not Path(params.corpus.path).is_file():
         raise ValueError(
             f"corpus {params.corpus.path} does not exist; put a text file there or change"
@@ -49,16 +50,12 @@ def check_files(params):
 
 
 def check_no_training():
-    """ValueError if another process trains: DVC would wait for it, or change its params."""
-    if not TRAINING_LOCK.exists():
-        return
-    try:
-        with FileLock(TRAINING_LOCK, timeout=10):  # one that was interrupted may be ending
+    """Raise ValueError if another process is training in this checkout: `dvc repro` would wait for
+    it, and `dvc exp run` would overwrite the params.yaml that it checks.
+    """
+    if TRAINING_LOCK.exists():
+        with lock_training():
             pass
-    except Timeout:
-        raise ValueError(
-            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
-        ) from None
 
 
 def is_in_git():
@@ -67,7 +64,7 @@ def is_in_git():
 
 
 def git_problem():
-    """Return why git does not work in this checkout, "" if it does."""
+    """Return why git does not work in this checkout, or "" if it does."""
     if not is_in_git():
         return "this checkout is not a git repository"
     if not shutil.which("git"):

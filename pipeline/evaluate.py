@@ -28,7 +28,7 @@ def parse_args():
     )
     parser.add_argument(
         "--fraction", type=float, default=corpus.validation_fraction,
-        help="fraction of the text, taken from its end, to score"
+        help="fraction of the text to score, taken from the end"
         " (default: corpus.validation_fraction in params.yaml)",
     )  # fmt: skip
     parser.add_argument(

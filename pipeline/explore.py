@@ -1,33 +1,24 @@
-"""Write the explorer page for the trained weights, or else the included ones, and open it."""
+"""Write the explorer page for the trained weights, or else the pretrained ones, and open it."""
 
 import webbrowser
 
-from baregpt.weights import read_weights
-from pipeline.common.inputs import checksum
 from pipeline.common.paths import (
-    EXPLORER_PAGE_BY_HAND,
+    DOCS_EXPLORER_PAGE,
     PRETRAINED,
     PRETRAINED_SNAPSHOTS,
     SNAPSHOTS,
     WEIGHTS,
 )
-from pipeline.common.stage import run, warn
-from pipeline.explorer.page import read_snapshots, write_page
-
-TEXT = "KING:\nWhat news, my lord?\n\nMESSENGER:\nThe king is "
+from pipeline.common.stage import run
+from pipeline.explorer.page import write_page
 
 
 def main():
-    path = WEIGHTS if WEIGHTS.exists() else PRETRAINED
-    model, vocab, metadata = read_weights(path)
-    known = "".join(c for c in TEXT if c in vocab.characters) or vocab.characters[:1]
-    page = EXPLORER_PAGE_BY_HAND
-    text = metadata.get("excerpt") or known
-    snapshots_path = SNAPSHOTS if path == WEIGHTS else PRETRAINED_SNAPSHOTS
-    snapshots = read_snapshots(snapshots_path, model.config)
-    if refused := write_page(page, model, vocab, metadata, checksum(path), text, snapshots):
-        warn(refused)
-    print(f"wrote {page} for {path} ({page.stat().st_size / 1e6:.1f} MB)")
+    trained, pretrained = (WEIGHTS, SNAPSHOTS), (PRETRAINED, PRETRAINED_SNAPSHOTS)
+    weights, snapshots = trained if WEIGHTS.exists() else pretrained
+    page = DOCS_EXPLORER_PAGE
+    write_page(page, weights, snapshots)
+    print(f"wrote {page} for {weights} ({page.stat().st_size / 1e6:.1f} MB)")
     webbrowser.open(page.resolve().as_uri())
 
 

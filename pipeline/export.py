@@ -1,4 +1,4 @@
-"""Export the trained weights, in half precision, and their snapshots as the included ones."""
+"""Replace the pretrained weights and snapshots with the trained ones, in half precision."""
 
 import json
 import platform
@@ -12,16 +12,16 @@ from pipeline.common.inputs import checksum
 from pipeline.common.paths import PRETRAINED, PRETRAINED_SNAPSHOTS, SNAPSHOTS, WEIGHTS
 from pipeline.common.stage import run
 from pipeline.tracking import outbox, store
-from pipeline.tracking.sweep import find_by_tag
 
 
 def main():
     model, vocab, metadata = read_weights(WEIGHTS)
+    snapshots = SNAPSHOTS.read_bytes()  # before anything is written
     half = GPT(model.config, dtype=np.float16)
     half.flat[:] = model.flat
     with outbox.limited():
         connection = store.connect()
-        training = find_by_tag("weights.md5", checksum(WEIGHTS), *connection)
+        training = store.find_by_tag("weights.md5", checksum(WEIGHTS), *connection)
     if training is None or training.info.end_time is None or not training.data.params:
         raise ValueError(
             f"MLflow has no finished training run of {WEIGHTS}; run `dvc repro --force train` first"
@@ -31,7 +31,7 @@ def main():
     metadata |= {"python": platform.python_version(), "numpy": np.__version__}
     save_weights(PRETRAINED, half, vocab, metadata)
     with atomic_write(PRETRAINED_SNAPSHOTS) as file:
-        file.write(SNAPSHOTS.read_bytes())
+        file.write(snapshots)
     print(f"{PRETRAINED}: {PRETRAINED.stat().st_size:,} bytes")
     for name, value in metadata.items():
         print(f"  {name}: {value}")

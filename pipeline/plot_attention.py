@@ -14,11 +14,11 @@ from pipeline.common.inputs import checksum
 from pipeline.common.params import load_params
 from pipeline.common.paths import ATTENTION_PLOT, EXPLORER_PAGE, SNAPSHOTS, WEIGHTS
 from pipeline.common.stage import default_prompt, encode_prompt, run, warn
-from pipeline.explorer.page import read_snapshots, write_page
+from pipeline.explorer.page import write_page
 from pipeline.tracking.outbox import attach_artifacts
 
 VISIBLE = str.maketrans({"\n": "↵", " ": "␣", "\t": "⇥"})
-MAX_INCHES = 60  # of the whole plot: 6,000 pixels
+MAX_INCHES = 60  # maximum width and height of the plot: 6,000 pixels
 
 
 def plot_attention(path, text, attn, title):
@@ -40,7 +40,7 @@ def plot_attention(path, text, attn, title):
     families, missing = font_families("".join(labels))
     if missing:
         warn(
-            f"{path} has no font for {missing!r}; install one, on Debian with"
+            f"no installed font covers {missing!r} in {path}; on Debian, install one with"
             f" `apt-get install {packages_for(missing)}`"
         )
     font = {"fontfamily": families, "fontsize": label_size}
@@ -74,16 +74,15 @@ def main():
     n_layers, block_size = model.config.n_layers, model.config.block_size
     if not -n_layers <= params.layer < n_layers or len(prompt) > block_size:
         raise ValueError(
-            f"{WEIGHTS} has {n_layers} layers and block_size {block_size}, too few for"
-            " plot_attention in params.yaml; run `dvc repro` to train a new model"
+            f"{WEIGHTS} has {n_layers} layers and block_size {block_size}, which is too small for"
+            " plot_attention.layer or plot_attention.prompt in params.yaml; run `dvc repro` to"
+            " train a new model"
         )
     ids = encode_prompt(vocab, prompt, "plot_attention.prompt")
     layer = params.layer % n_layers
     attn = model.attention(ids[None])[layer][0]  # (H, T, T)
     plot_attention(ATTENTION_PLOT, prompt, attn, f"Attention, layer {layer + 1} of {n_layers}")
-    snapshots = read_snapshots(SNAPSHOTS, model.config)
-    if refused := write_page(EXPLORER_PAGE, model, vocab, metadata, md5, prompt, snapshots):
-        warn(refused)
+    write_page(EXPLORER_PAGE, WEIGHTS, SNAPSHOTS, prompt)
     attach_artifacts(md5, "plot_attention", params, ATTENTION_PLOT, EXPLORER_PAGE)
 
 

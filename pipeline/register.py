@@ -12,10 +12,10 @@ from pipeline.tracking.client import send
 from pipeline.tracking.model import NAME, log_model
 from pipeline.tracking.new_run import NOTE
 
-ALIAS = "champion"  # of the version with the lowest validation loss
+ALIAS = "champion"  # the alias of the version with the lowest validation loss
 DESCRIPTION = (
     "Character-level GPTs in NumPy, which continue a prompt. Each version is one weights file;"
-    f" the alias {ALIAS} is that of the lowest validation loss."
+    f" the alias {ALIAS} marks the version with the lowest validation loss."
 )
 
 
@@ -46,7 +46,7 @@ def choose_champion(client):
     def loss(version):
         try:
             return float(version.tags["validation_loss"])
-        except (KeyError, ValueError):  # former releases wrote "None"
+        except (KeyError, ValueError):  # earlier releases wrote "None"
             return math.inf
 
     champion = min(client.search_model_versions(f"name = '{NAME}'"), key=loss).version
@@ -63,9 +63,9 @@ def main():
         try:
             version, is_new = register(client, experiment_id, md5, loss)
             champion = choose_champion(client)
-        except Exception as error:  # of any type: each kind of store has its own
+        except Exception as error:  # any type: each kind of store has its own
             reason = store.without_secrets(error)
-            raise OSError(f"MLflow refused to register the model ({reason})") from None
+            raise OSError(f"MLflow rejected the model ({reason})") from None
     if is_new:
         known = "" if loss is None else f", validation loss {loss}"
         print(f"registered {NAME} version {version}: md5 {md5}{known}")

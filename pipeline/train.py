@@ -9,132 +9,95 @@ import math
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
-from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from baregpt.optimizer import Optimizer
-from baregpt.trainer import TrainConfig, evaluate, train
-from pipeline.common.inputs import Inputs, checksum
+from baregpt.trainer import evaluate, train
+from pipeline.common.inputs import Inputs
 from pipeline.common.params import load_params
-from pipeline.common.paths import DATA, PARAMS, TRAINING_LOCK
-from pipeline.common.process import keep_freed_memory
+from pipeline.common.paths import DATA, PARAMS
+from pipeline.common.process import keep_freed_memory, lock_training
 from pipeline.common.stage import run, warn
 from pipeline.tracking.new_run import new_record
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess
 from pipeline.tracking.run_logger import RunLogger
-from pipeline.tracking.samples import sample_line
 from pipeline.training.checkpoint import TrainingState, fingerprint
-from pipeline.training.communicator import report_on_rank_zero, run_rank
-from pipeline.training.launcher import RANK_FLAG, launch
-from pipeline.training.outputs import (
-    IS_LIVE,
-    live_curves,
-    snapshot_line,
-    write_curves,
-    write_outputs,
-)
+from pipeline.training.communicator import SingleProcess, report_on_rank_zero
+from pipeline.training.launcher import RANK_FLAG, launch, run_rank
+from pipeline.training.outputs import IS_LIVE, delete_curves_on_error, write_curves, write_outputs
 from pipeline.training.progress import Progress
-from pipeline.training.snapshots import snapshot_steps, take_snapshot
-from pipeline.training.start import load_start
+from pipeline.training.snapshots import Snapshots
+from pipeline.training.start import load_training_setup
 
 
 def main():
     launcher = load_params().ranks.launcher
     if not launcher:
-        lock_and_train()
+        lock_and_train(SingleProcess())
         return
     try:
         launch(launcher)
-    except BaseException:  # or an interrupt: rank 0 may have been killed before it told MLflow
+    except BaseException:
+        # Rank 0 may have been killed before it reported its status to MLflow.
         DeliveryProcess().close(STOP_TIMEOUT)
         raise
 
 
-def lock_and_train(communicator=None):
+def lock_and_train(communicator):
     """Train, unless another training run is active in this checkout; only rank 0 takes the lock."""
-    if communicator and communicator.rank:
+    if communicator.rank:
         train_model(communicator)
         return
-    lock = FileLock(TRAINING_LOCK)
-    try:
-        # held until this process ends; wait, because an interrupted run may be about to end
-        lock.acquire(timeout=10)
-    except Timeout:
-        raise ValueError(
-            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
-        ) from None
-    for path in Inputs("train").outputs():
-        for temporary in DATA.glob(f"{path.name}.*.tmp"):  # of a killed run
-            temporary.unlink()
-    train_model(communicator)
+    with lock_training():
+        for path in Inputs("train").outputs():
+            for temporary in DATA.glob(f"{path.name}.*.tmp"):  # left by a killed run
+                temporary.unlink()
+        train_model(communicator)
 
 
 def train_model(communicator):
-    """Train the model as one rank of a communicator, or in this process alone if it is None."""
+    """Train the model as one rank of a communicator."""
+    is_root = communicator.rank == 0
     keep_freed_memory()
-    is_root = communicator is None or communicator.rank == 0
 
     # load
     inputs = Inputs("train")
-    params, model, vocab, corpus, train_ids, validation_ids = load_start(
-        communicator.size if communicator else 1
-    )
-    config = TrainConfig(**params.train.model_dump(exclude={"init"}))
+    setup = load_training_setup(communicator.size)
+    model, config = setup.model, setup.config
     optimizer = Optimizer(model.parameters, config)
-    state = TrainingState(inputs, model, optimizer, Progress())
-    interval = params.checkpoint.interval
-    characters_per_step = config.batch_size * model.config.block_size
+    interval = setup.params.checkpoint.interval
+    state = TrainingState(inputs, model, optimizer, Progress(), interval)
     if is_root:
-        if params.train.init:
-            shape = ", ".join(f"{name} {value}" for name, value in params.model)
-            print(f"starting from {params.train.init}: {shape} (model.* in {PARAMS} is ignored)")
-        print(
-            f"{model.n_parameters:,} parameters, {config.steps:,} steps of"
-            f" {characters_per_step:,} characters"
-            + (f", on {communicator.size} ranks" if communicator else "")
-        )
+        print_setup(setup)
 
     # resume
     if is_root and not state.resume():
-        record = new_record(params, corpus, model, (len(train_ids), len(validation_ids)))
-        if params.train.init:
-            record.tags["init.md5"] = checksum(params.train.init)
-        state.begin(record)
-    if communicator:
-        state.progress, interval = communicator.broadcast_state(
-            config.shards, fingerprint(inputs), (state.progress, interval), state.arrays
-        )
-    completed_steps = state.progress.completed_steps
+        state.begin(new_record(setup))
+    state.progress, state.interval = communicator.broadcast_state(
+        config.shards, fingerprint(inputs), (state.progress, state.interval), state.arrays
+    )
 
     # loop
-    distribute = communicator.distribute if communicator else None
+    progress, splits = state.progress, (setup.train_ids, setup.validation_ids)
     steps = train(
-        model, train_ids, validation_ids, config, None, optimizer, completed_steps, distribute
+        model, *splits, config, None, optimizer, progress.completed_steps, communicator.distribute
     )
-    logger = None
-    line = vocab.encode(snapshot_line(vocab, validation_ids, model.config))
-    snapshots = dict.fromkeys(snapshot_steps(config.steps), line)  # step -> the line to read
-    if is_root:
-        logger = RunLogger(
-            state.record,
-            state.lock,
-            config.steps,
-            completed_steps,
-            characters_per_step,
-            partial(sample_line, model, vocab),
-        )
-    with logger or contextlib.nullcontext(), report_on_rank_zero(communicator), live_curves():
-        run_steps(steps, state, interval, logger, communicator, snapshots)
+    snapshots = Snapshots(setup.excerpt, model, setup.vocab, config.steps, progress.snapshots)
+    logger = RunLogger(setup, state) if is_root else None
+    with (
+        logger or contextlib.nullcontext(),
+        report_on_rank_zero(communicator),
+        delete_curves_on_error(),
+    ):
+        run_steps(steps, state, snapshots, logger, communicator)
         model.flat[:] = state.arrays["best"]
         # one BLAS thread, because their number changes the last bits
         with threadpool_limits(1), ThreadPoolExecutor() as pool:
-            map_windows = distribute(pool.map) if distribute else pool.map
-            validation_loss = evaluate(model, validation_ids, parallel_map=map_windows)
-        if communicator:
-            communicator.disconnect()
+            parallel_map = communicator.distribute(pool.map)
+            validation_loss = evaluate(model, setup.validation_ids, parallel_map=parallel_map)
+        communicator.disconnect()
 
         # write
         if logger:
@@ -143,48 +106,65 @@ def train_model(communicator):
             except ValueError:
                 state.save()  # to resume from after the change is reverted
                 raise
-            metrics = write_outputs(
-                model, vocab, corpus, validation_ids, validation_loss, config, state.progress
-            )
-            logger.finish(metrics)
-            if not inputs.changes():  # else the outputs will be discarded
+            logger.finish(write_outputs(setup, progress, snapshots, validation_loss))
+            if not inputs.describe_changes():  # otherwise, the outputs will be discarded
                 state.delete()
 
 
+def print_setup(setup):
+    """Print the size of the model and of the training run."""
+    train_params = setup.params.train
+    if train_params.init:
+        shape = ", ".join(f"{name} {value}" for name, value in setup.params.model)
+        print(f"starting from {train_params.init}: {shape} (model.* in {PARAMS} is ignored)")
+    print(
+        f"{setup.model.n_parameters:,} parameters, {train_params.steps:,} steps of"
+        f" {setup.characters_per_step:,} characters"
+    )
+
+
 def timed(steps):
-    """Yield each step with the seconds that it took, without those of this loop's body."""
+    """Yield each step with its duration in seconds, excluding the time spent by the caller."""
     start = time.perf_counter()
     for step in steps:
         yield step, time.perf_counter() - start
         start = time.perf_counter()
 
 
-def run_steps(steps, state, interval, logger, communicator, snapshots):
-    """Run the training steps; keep the best parameters, log, and write checkpoints."""
+def run_steps(steps, state, snapshots, logger, communicator):
+    """Run the training steps; keep the best parameters, log, and save checkpoints.
+
+    logger: that of rank 0, or None on other ranks.
+    """
+    parameters, best = state.arrays["parameters"], state.arrays["best"]
     for (step, train_loss, validation_loss, learning_rate, norm), seconds in timed(steps):
-        is_due = step == 1 or step % interval == 0
+        is_due = state.is_due(step)
         finite = math.isfinite(validation_loss or 0)
-        if not finite or (is_due and not np.isfinite(state.model.flat).all()):
+        if not finite or (is_due and not np.isfinite(parameters).all()):
             where = f"step {step} (gradient norm {norm:.4g})"
             raise ValueError(f"training diverged at {where}: lower the learning rate")
         if state.progress.add(step, train_loss, validation_loss):
-            state.arrays["best"][:] = state.model.flat
+            best[:] = parameters
         if logger:
-            if step in snapshots:
-                state.progress.snapshots.append(take_snapshot(state.model, snapshots[step]))
+            snapshots.take(step)
             logger.log_step(step, train_loss, validation_loss, learning_rate, norm, seconds)
             if IS_LIVE and validation_loss is not None:
                 write_curves(state.progress)
-        if logger and is_due:
-            state.save()
-            logger.deliver()
-            if changes := state.inputs.changes():
-                warn(
-                    f"{changes} changed since training began; revert the change before training"
-                    " ends, or its outputs will be discarded"
-                )
-        if communicator and is_due:
+            if is_due:
+                save_checkpoint(state, logger)
+        if is_due:
             communicator.barrier()
+
+
+def save_checkpoint(state, logger):
+    """Write a checkpoint and deliver the record; warn if the outputs will be discarded."""
+    state.save()
+    logger.deliver()
+    if changes := state.inputs.describe_changes():
+        warn(
+            f"{changes} changed since training began; revert the change before training ends, or"
+            " its outputs will be discarded"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Start the MLflow UI for the runs of this checkout."""
+"""Start the MLflow UI for the runs in the MLflow store of this checkout, mlflow.db."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ HOST = "127.0.0.1"
 
 
 def check_port(port):
-    """ValueError if the port is not free."""
+    """Raise ValueError if the port is not free."""
     try:
         with socket.create_server((HOST, port)):
             pass
@@ -27,14 +27,14 @@ def main():
     parser.add_argument("--port", type=int, default=5000, help="default: %(default)s")
     port = parser.parse_args().port
     check_port(port)
-    page = "#/experiments/1/runs?workflowType=machine_learning"
+    # also updates the paths of artifacts if the checkout was moved
+    _, experiment_id = store.connect(store.LOCAL_URI)
+    page = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
     print(f"MLflow UI: http://{HOST}:{port}/{page} (Ctrl-C stops it)", flush=True)
-    store.connect()  # updates the paths of artifacts if the checkout was moved
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     from mlflow.cli import cli
 
-    address = f"sqlite:///{store.STORE}"
-    cli(["ui", "--backend-store-uri", address, "--port", str(port), "--workers", "1"])
+    cli(["ui", "--backend-store-uri", store.LOCAL_URI, "--port", str(port), "--workers", "1"])
 
 
 if __name__ == "__main__":

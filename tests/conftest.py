@@ -87,6 +87,7 @@ class Checkout:
         file.write_text(yaml.safe_dump(params))
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist, it is unknown
 def pytest_xdist_auto_num_workers():
     return (os.cpu_count() or 1) + 1  # since many tests wait
 

@@ -386,13 +386,13 @@ TABLE = [
         "weights of fewer layers",
         "plot_attention",
         both(params(plot_attention={"layer": 1}), weights_with(d_model=8, n_heads=2, n_layers=1)),
-        "data/weights.pkl has 1 layers and block_size 128, too few for plot_attention",
+        "data/weights.pkl has 1 layers and block_size 128, which is too small for plot_attention",
     ),
     (
         "weights of a shorter context",
         "plot_attention",
         weights_with(d_model=8, n_heads=2, block_size=4),
-        "data/weights.pkl has 2 layers and block_size 4, too few",
+        "data/weights.pkl has 2 layers and block_size 4, which is too small",
     ),
     (
         "an unknown character in the prompt",
@@ -476,7 +476,7 @@ def test_unusual_corpora_work_from_end_to_end(encoded, text, prompt, to_plot, en
         assert process.returncode == 0, err
         if stage != "plot_attention":  # without emoji, if no font has them
             assert err == ""
-    assert not err or (err.startswith("warning: data/attention.png has no font for '🎭'"))
+    assert not err or (err.startswith("warning: no installed font covers '🎭'"))
     assert err.count("\n") <= 1
     corpus = (encoded.path / "data/text.txt").read_text(encoding="utf-8")
     held_out = corpus[int(len(corpus) * 0.9) :]

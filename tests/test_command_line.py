@@ -1,9 +1,12 @@
 """`python -m baregpt`, as a user types it."""
 
+import re
 import shutil
 import signal
 
 import pytest
+
+from baregpt import GPT, Config, Vocab, save_weights
 
 ASK = ("python", "-m", "baregpt")
 
@@ -75,7 +78,7 @@ def test_ctrl_c_ends_with_one_line(finished_checkout):
     [
         (("--prompt", "né"), "error: character 'é' at position 1 is not in the vocabulary"),
         (("--prompt", ""), "error: prompt must have at least one character"),
-        (("--temperature", "-1"), "error: temperature must be at least 0 and below 1e300, got -1"),
+        (("--temperature", "-1"), "error: temperature must be at least 0 and finite, got -1"),
         (("--length", "-1"), "error: --length must be at least 0, got -1"),
         (("--weights", "none.pkl"), "error: [Errno 2] No such file or directory: 'none.pkl'"),
         (("--weights", "README.md"), "error: README.md is not a valid BareGPT weights file"),
@@ -85,3 +88,10 @@ def test_invalid_option_gives_a_one_line_error(finished_checkout, options, messa
     err = finished_checkout.run(*ASK, *options, code=1).stderr
     assert err.startswith(message)
     assert err.count("\n") == 1
+
+
+def test_the_default_prompt_works_for_a_vocabulary_without_a_newline(fresh, tmp_path):
+    vocab = Vocab("ab")
+    save_weights(tmp_path / "weights.pkl", GPT(Config(2, block_size=8, d_model=8)), vocab)
+    out = fresh.run(*ASK, "--weights", tmp_path / "weights.pkl", "--length", "5").stdout
+    assert re.fullmatch("a[ab]{5}\n", out)

@@ -52,6 +52,13 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
         assert not heading or heading in anchors(target), link
 
 
+def test_every_test_that_a_page_names_exists():
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", without_code(page))}
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert named
+    assert named <= set(re.findall(r"def (test_\w+)", tests))
+
+
 def test_the_examples_of_the_library_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     plays = (ROOT / "data/plays.txt").read_text()

@@ -1,4 +1,4 @@
-"""The exercises: what the runner says to right, wrong, unfinished and broken solutions."""
+"""The exercises: what the runner says to correct, wrong, unfinished and broken solutions."""
 
 import html
 import re
@@ -15,12 +15,12 @@ from exercises.checks import EXERCISES
 from exercises.exercise import Exercise
 
 ANSWERS = {exercise.function: exercise.answer for exercise in EXERCISES}
-SLIPS = [
-    pytest.param(exercise, slip, sentence, id=f"{exercise.number}-{i}")
+MISTAKES = [
+    pytest.param(exercise, mistake, sentence, id=f"{exercise.number}-{i}")
     for exercise in EXERCISES
-    for i, (slip, sentence) in enumerate(exercise.slips.items())
+    for i, (mistake, sentence) in enumerate(exercise.mistakes.items())
 ]
-# A wrong solution as a learner may write it, and the line that names the slip.
+# A wrong solution as a learner may write it, and the line that names the mistake.
 ATTEMPTS = {
     "cross_entropy": (
         "p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)",
@@ -34,7 +34,7 @@ ATTEMPTS = {
         "return (1 + tanh) / 2 + x * (1 - tanh**2) / 2",
         "The chain rule is not finished",
     ),
-    "softmax": ("return dy * y * (1 - y)", "Only the case i = j is there"),
+    "softmax": ("return dy * y * (1 - y)", "Only the case i = j is handled"),
     "layer_norm": (
         "dn = dy * gain",
         "dx = dn - normalized * (dn * normalized).mean(axis=1, keepdims=True)",
@@ -66,7 +66,7 @@ ATTEMPTS = {
         "    heads = dy[b, :, h], query[b, h], key[b, h], value[b, h], attn[b, h]",
         "    dqkv[b, :, :, h] = np.stack(head_backward(*heads), axis=1)",
         "return dqkv.reshape(B * T, -1)",
-        "The division by √d is forgotten",
+        "The division by √d is missing",
     ),
     "block": (
         "dresidual = ln2_backward(mlp_backward(dy)) + dy",
@@ -80,7 +80,7 @@ ATTEMPTS = {
         "return p - lr * m_hat / (np.sqrt(v_hat) + 1e-8), m, v",
         "The bias correction counts the steps from 0",
     ),
-    "choose": (
+    "sample": (
         "for row in logits:",
         "    row[np.argsort(row)[: -top_k or len(row)]] = -np.inf",
         "return (logits + temperature * gumbel).argmax(axis=1)",
@@ -90,7 +90,7 @@ ATTEMPTS = {
         "kv[:, position] = key, value",
         "weights = np.exp(kv[0] @ query)",
         "return weights / weights.sum() @ kv[1], kv",
-        "All of the cache is seen",
+        "The query attends to the whole cache",
     ),
 }
 
@@ -131,27 +131,27 @@ def test_each_exercise_is_not_written_yet_as_shipped(exercise):
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
-def test_functions_of_baregpt_are_right(exercise):
+def test_functions_of_baregpt_are_correct(exercise):
     assert exercise.check(exercise.answer) is None
 
 
-@pytest.mark.parametrize(("exercise", "slip", "sentence"), SLIPS)
-def test_each_known_slip_is_named_by_its_own_sentence(exercise, slip, sentence):
-    first, named = exercise.check(slip)
+@pytest.mark.parametrize(("exercise", "mistake", "sentence"), MISTAKES)
+def test_each_known_mistake_is_named_by_its_own_sentence(exercise, mistake, sentence):
+    first, named = exercise.check(mistake)
     assert named == sentence
     assert re.match(rf"{exercise.function}( with .*)?(:| raises) ", first)
 
 
-def test_there_are_at_least_three_slips_per_exercise_and_three_hints():
+def test_there_are_at_least_three_mistakes_per_exercise_and_three_hints():
     for exercise in EXERCISES:
-        assert len(set(exercise.slips.values())) >= 3
+        assert len(set(exercise.mistakes.values())) >= 3
         assert len(exercise.hints) == 3
     assert [exercise.number for exercise in EXERCISES] == list(range(1, 14))
     assert [e.path for e in EXERCISES] == sorted((ROOT / "exercises").glob("[0-9]*.py"))
 
 
-def test_slips_and_first_hints_are_plain_sentences_without_code():
-    sentences = [s for e in EXERCISES for s in (*e.slips.values(), *e.hints[:1])]
+def test_mistakes_and_first_hints_are_plain_sentences_without_code():
+    sentences = [s for e in EXERCISES for s in (*e.mistakes.values(), *e.hints[:1])]
     for sentence in sentences:
         assert sentence[-1] in ".?"
         assert not re.search(r"np\.|\.sum\(|\.T\b|keepdims| @ ", sentence), sentence
@@ -177,7 +177,7 @@ def test_a_wrong_attempt_of_a_learner_is_understood(name, checkout):
         ("gelu", ["return x / 0"], r"gelu_slope: slope contains NaN or infinity\."),
         ("gelu", ["x[0] = 0", "return 0 * x"], r"slope is wrong \(relative error 1 against finite"),
         ("softmax", ["return x"], r"raises NameError in line 19 of exercises/04_softmax\.py: name"),
-        ("softmax", ["return (dy * y).sum(axis=-1) - dy"], r"keep it with length 1, so that"),
+        ("softmax", ["return (dy * y).sum(axis=-1) - dy"], r"pass `keepdims=True`, so that"),
         (
             "linear",
             ["return w @ dy, dy, dy"],
@@ -188,7 +188,7 @@ def test_a_wrong_attempt_of_a_learner_is_understood(name, checkout):
             ["dy -= (dy * y).sum(axis=-1, keepdims=True)", "return dy * y"],
             r"softmax_backward must not change its argument dy: copy it first\.",
         ),
-        ("choose", ["return logits[:, 0]"], r"choose with temperature = 0.7 and top_k = 3: ids is"),
+        ("sample", ["return logits[:, 0]"], r"sample with temperature = 0.7 and top_k = 3: ids is"),
     ],
 )
 def test_other_mistakes_are_reported_in_a_sentence(name, lines, message, checkout):
@@ -198,20 +198,20 @@ def test_other_mistakes_are_reported_in_a_sentence(name, lines, message, checkou
     assert re.search(message, "\n".join(exercise.check(names[exercise.function])))
 
 
-def test_a_result_that_is_right_up_to_a_factor_or_a_transpose_is_named_so():
+def test_a_result_that_is_correct_up_to_a_factor_or_a_transpose_is_named_so():
     exercise = by_name("linear")
 
     def scaled(dy, x, w):
         dx, dw, db = exercise.answer(dy, x, w)
         return 3 * dx, dw, db
 
-    assert exercise.check(scaled)[1] == "dx is the right result times 3."
+    assert exercise.check(scaled)[1] == "dx is the correct result times 3."
 
     def transposed(dy, x, w):
         dx, dw, db = exercise.answer(dy, x, w)
         return dx.T, dw, db
 
-    assert exercise.check(transposed)[1] == "dx is the transpose of the right result."
+    assert exercise.check(transposed)[1] == "dx is the transpose of the correct result."
 
 
 @pytest.mark.parametrize(
@@ -249,14 +249,14 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, text=True, capture_output=True)
 
 
-def test_the_runner_stops_at_the_first_that_is_not_right_as_in_the_picture(copy):
+def test_the_runner_stops_at_the_first_that_is_not_correct_as_in_the_picture(copy):
     *lines, _ = ATTEMPTS["layer_norm"]
     path = copy / "exercises/05_layer_norm.py"
     path.write_text(path.read_text().removesuffix("...\n") + "\n    ".join(lines) + "\n")
     process = run(copy)
     assert (process.returncode, process.stderr) == (1, "")
     assert re.findall(r"^ ?(\d+) \w+ +(.*)$", process.stdout, re.MULTILINE) == [
-        ("1", "right"), ("2", "right"), ("3", "right"), ("4", "right"), ("5", "not yet"),
+        ("1", "correct"), ("2", "correct"), ("3", "correct"), ("4", "correct"), ("5", "not yet"),
     ]  # fmt: skip
     picture = (ROOT / "docs/exercises.svg").read_text()
     shown = [re.sub("<[^>]+>", "", line) for line in re.findall("<text.*</text>", picture)]
@@ -297,19 +297,19 @@ def test_a_training_without_the_plays_or_interrupted_ends_in_a_line(solve, monke
     monkeypatch.setattr(training, "PLAYS", ROOT / "data/missing.txt")
     assert main(["train"]) == 1
     assert re.fullmatch("error: .*No such file.*missing.txt'\n", capsys.readouterr().err)
-    solve(ANSWERS | {"choose": interrupt})
+    solve(ANSWERS | {"sample": interrupt})
     assert main(["12"]) == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-def test_all_right_leads_to_the_training(solve, capsys):
+def test_all_correct_leads_to_the_training(solve, capsys):
     solve(ANSWERS)
     assert main([]) == 0
     assert capsys.readouterr().out.endswith(
         "All solutions are correct. Train the GPT that you wrote: python -m exercises train\n"
     )
     assert main(["7"]) == 0
-    assert capsys.readouterr().out == " 7 attention_head           right\n"
+    assert capsys.readouterr().out == " 7 attention_head           correct\n"
 
 
 def test_training_with_the_functions_of_baregpt_reaches_a_loss_below_3(capsys, monkeypatch):
@@ -333,13 +333,13 @@ def test_training_with_the_functions_of_baregpt_reaches_a_loss_below_3(capsys, m
     losses = [float(loss) for loss in re.findall(r"^step +\d+: loss (\S+)  ", out, re.MULTILINE)]
     assert len(losses) == 3
     assert losses[0] == pytest.approx(np.log(61), abs=0.1)
-    assert len(out.partition("writes:\n")[2]) == 401
+    assert len(out.partition("you wrote:\n")[2]) == 401
     assert before == (training.layers.softmax_backward, training.Optimizer.adam)  # restored
 
 
 def test_training_does_not_start_with_a_wrong_exercise(solve, capsys):
-    slip, sentence = next(iter(by_name("layer_norm").slips.items()))
-    solve(ANSWERS | {"layer_norm_backward": slip})
+    mistake, sentence = next(iter(by_name("layer_norm").mistakes.items()))
+    solve(ANSWERS | {"layer_norm_backward": mistake})
     assert main(["train"]) == 1
     out = capsys.readouterr().out
     assert sentence in out
@@ -347,7 +347,7 @@ def test_training_does_not_start_with_a_wrong_exercise(solve, capsys):
 
 
 def for_six_rows(dy, normalized, inverse_std, gain):
-    """Right in the exercise, whose x is (6, 5), and wrong elsewhere."""
+    """Correct in the exercise, whose x is (6, 5), and wrong elsewhere."""
     dx, dgain, dbias = ANSWERS["layer_norm_backward"](dy, normalized, inverse_std, gain)
     return dx if dy.shape == (6, 5) else 1.01 * dx, dgain, dbias
 
@@ -356,11 +356,11 @@ def test_a_gradient_that_is_wrong_in_the_whole_gpt_is_named_before_training(solv
     solve(ANSWERS | {"layer_norm_backward": for_six_rows})
     assert main(["train"]) == 1
     wrong, see = capsys.readouterr().out.splitlines()[-2:]
-    assert wrong.startswith("Wrong gradients in a whole GPT, nearest to the fault first: blocks.0.")
+    assert wrong.startswith("Wrong gradients in a whole GPT, closest to the bug first: blocks.0.")
     assert "blocks.0.ln1.gain (relative error " in wrong
     assert "head" not in wrong
     assert see == (
-        "With baregpt's layer_norm_backward they are right: see exercises/05_layer_norm.py."
+        "With baregpt's layer_norm_backward they are correct: see exercises/05_layer_norm.py."
     )
 
 

@@ -18,7 +18,7 @@ from baregpt.layers import block, embedding, softmax
 from pipeline.common.paths import PRETRAINED_SNAPSHOTS
 from pipeline.explorer.page import read_snapshots, write_page
 from pipeline.plot_attention import plot_attention
-from pipeline.training.snapshots import take_snapshot, write_snapshots
+from pipeline.training.snapshots import Snapshots
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\n{{ data }} &amp; 🎭 <!-- <script>"
 TEXT = "To be, or\nnot to be"
@@ -64,8 +64,9 @@ def opened(browser, tmp_path):
     def open_page(text=TEXT, config=None, snapshots=None, **options):
         model, vocab = model_of(text, **config or {})
         path = tmp_path / "explore.html"
-        metadata = {"steps": 20, "train_loss": 1.5}
-        write_page(path, model, vocab, metadata, "0" * 32, text, snapshots)
+        weights = tmp_path / "weights.pkl"
+        save_weights(weights, model, vocab, {"steps": 20, "train_loss": 1.5})
+        write_page(path, weights, snapshots or tmp_path / "none", text)
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on(
@@ -255,7 +256,7 @@ def test_the_sliders_reshape_the_bars(opened):
         best = np.sort(expected)[::-1][: len(shown)]
         assert shown == pytest.approx(best, abs=1e-3)
     before = page.locator("#candidates tr").first.locator("td").last.inner_text()
-    assert float(before.split()[0]) / 100 == pytest.approx(softmax(logits).max(), abs=0.006)
+    assert float(before.split("%")[0]) / 100 == pytest.approx(softmax(logits).max(), abs=0.006)
 
 
 def test_a_head_that_is_off_adds_nothing(opened):
@@ -486,11 +487,14 @@ def test_watch_it_learn(opened, tmp_path):
     model, vocab = model_of(TEXT)
     line, untrained = "be, or not", GPT(model.config, seed=1)
     ids = vocab.encode(line)[None]
-    taken = [take_snapshot(one, ids[0]) for one in (untrained, model)]
-    write_snapshots(tmp_path / "snapshots.json", line, [1, 50], taken)
+    learner = GPT(model.config, seed=1)
+    snapshots = Snapshots(line, learner, vocab, 50, [])
+    for step in range(1, 51):
+        learner.flat[:] = untrained.flat if step < 50 else model.flat
+        snapshots.take(step)
+    snapshots.write(tmp_path / "snapshots.json")
     assert read_snapshots(tmp_path / "snapshots.json", Config(len(vocab))) is None
-    snapshots = read_snapshots(tmp_path / "snapshots.json", model.config)
-    page, *_ = opened(snapshots=snapshots)
+    page, *_ = opened(snapshots=tmp_path / "snapshots.json")
     for step, one in ((1, untrained), (50, model)):
         loss = one.loss(ids[:, :-1], ids[:, 1:])
         shown = page.locator("#snapshot-step").inner_text()
@@ -535,11 +539,14 @@ def test_the_page_runs_in_a_sandboxed_frame(opened, tmp_path):
 def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path):
     model, vocab = model_of(TEXT)
     model.flat[0] = 1e6  # half precision ends at 65504
+    save_weights(tmp_path / "weights.pkl", model, vocab)
     pages = [tmp_path / "a.html", tmp_path / "b.html"]
     for path in pages:
-        write_page(path, model, vocab, {"seconds": path.name}, "0" * 32, TEXT)
+        write_page(path, tmp_path / "weights.pkl", tmp_path / "none")
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert "://" not in pages[0].read_text()
+    shown = int(re.search(r'"bytes": (\d+)', pages[0].read_text())[1])
+    assert shown == pytest.approx(pages[0].stat().st_size, abs=100)
 
 
 def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
@@ -575,11 +582,11 @@ def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
         window.kinds = {};
         worker.addEventListener("message", ({data: {id, kind}}) => (kinds[id] ||= []).push(kind));
         text.value = "not " + text.value;  // a second of work
-        read();
+        update_text();
         const first = latest;
         await null;
         text.value = "to " + text.value;
-        read();
+        update_text();
         return first;
     }""")
     settle(page)

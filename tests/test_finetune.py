@@ -103,8 +103,9 @@ def test_each_error_is_one_line(mine):
     assert message_with("train", init="none.pkl") == "none.pkl does not exist"
     not_weights = "README.md is not a valid BareGPT weights file"
     assert message_with("train", init="README.md").startswith(not_weights)
-    relative = "params.yaml: train.init ('/init.pkl') must be a path relative to the checkout"
-    assert message_with("train", init="/init.pkl") == relative
+    for init in ("/init.pkl", "../init.pkl", "data/../../init.pkl"):
+        relative = f"train.init ({init!r}) must be a path relative to the checkout, inside it"
+        assert message_with("train", init=init) == f"params.yaml: {relative}"
     layer = "params.yaml: plot_attention.layer (1) must be in [-1, 0]"
     assert message_with("plot_attention", layer=1) == layer
     prompt = "params.yaml: sample.prompt: character 'B' at position 0 is not in the vocabulary"

@@ -29,7 +29,7 @@ def outputs(notebook):
     return kinds
 
 
-@pytest.mark.parametrize("block_size", [None, 4], ids=["included weights", "short context"])
+@pytest.mark.parametrize("block_size", [None, 4], ids=["pretrained weights", "short context"])
 def test_it_runs_from_top_to_bottom_in_any_folder(stored, tmp_path, block_size):
     if block_size:  # weights of one's own
         (tmp_path / "data").mkdir()
@@ -50,6 +50,6 @@ def test_it_is_stored_with_its_outputs_and_no_metadata(stored):
     pictures = [kind for kinds in outputs(stored) for kind in kinds if "image/png" in kind]
     assert len(pictures) == 5
     parameters = f"{load_pretrained()[0].n_parameters:,} parameters"
-    assert f"included weights: {parameters}" in code[0].outputs[0].text
+    assert f"pretrained weights: {parameters}" in code[0].outputs[0].text
     assert not any(cell.metadata for cell in stored.cells)
     assert (ROOT / "notebooks" / NAME).stat().st_size < 1 << 19

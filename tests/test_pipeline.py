@@ -19,7 +19,8 @@ from conftest import ROOT, SMALL, lend_environment, mlflow_runs, samples_by_step
 from baregpt import GPT, Config, TrainConfig, load_weights, train
 from baregpt.trainer import evaluate
 from baregpt.weights import read_weights, save_weights
-from pipeline.tracking.samples import cut
+from pipeline.tracking.new_run import source_tags
+from pipeline.tracking.samples import truncate
 from pipeline.train import timed
 
 COMMITTED = [".gitignore", "README.md", "metrics.json", "plays.txt"]  # what git has of data/
@@ -243,6 +244,19 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     assert md5(stored) == recorded["data/weights.pkl"]
 
 
+def test_the_tags_of_the_source_are_those_of_mlflow(monkeypatch):
+    from mlflow.tracking.context.registry import resolve_tags
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", [str(ROOT / "pipeline/train.py")])
+    ours, theirs = source_tags(), resolve_tags()
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= ours.keys()
+    assert ours == {name: theirs.get(name) for name in ours}
+    assert ("mlflow.source.git.commit" in theirs) == ("mlflow.source.git.commit" in ours)
+    monkeypatch.setenv("PATH", "")  # without git
+    assert source_tags().keys() == ours.keys() - {"mlflow.source.git.commit"}
+
+
 def test_training_gives_the_weights_of_the_library(finished_checkout):
     """Bit by bit: logging, text and snapshots do not change them."""
     params = yaml.safe_load((finished_checkout.path / "params.yaml").read_text())
@@ -255,9 +269,9 @@ def test_training_gives_the_weights_of_the_library(finished_checkout):
 
 
 def test_a_line_of_text_fits_into_the_terminal():
-    assert cut("KING:", 80) == "KING:"
-    assert cut("KING:", 4) == "KING"
-    assert cut("我們來 ok", 5) == "我們"  # two columns each
+    assert truncate("KING:", 80) == "KING:"
+    assert truncate("KING:", 4) == "KING"
+    assert truncate("我們來 ok", 5) == "我們"  # two columns each
 
 
 def test_the_speed_counts_only_the_seconds_of_the_steps(monkeypatch):
@@ -418,8 +432,13 @@ def test_export_puts_half_precision_weights_where_a_clone_finds_them(finished):
 
 
 def test_export_refuses_weights_that_were_not_trained_here(finished, encoded_checkout):
-    shutil.copy(encoded_checkout.path / "mlflow.db", finished.path)  # without runs
     before = (finished.path / "baregpt/pretrained.pkl").read_bytes()
+    (finished.path / "data/snapshots.json").rename(finished.path / "snapshots.json")
+    err = finished.stage("export", code=1).stderr
+    assert err == "error: data/snapshots.json does not exist; run `dvc repro` to create it\n"
+    assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before
+    (finished.path / "snapshots.json").rename(finished.path / "data/snapshots.json")
+    shutil.copy(encoded_checkout.path / "mlflow.db", finished.path)  # without runs
     err = finished.stage("export", code=1).stderr
     assert "MLflow has no finished training run of data/weights.pkl" in err
     assert (finished.path / "baregpt/pretrained.pkl").read_bytes() == before

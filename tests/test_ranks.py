@@ -207,7 +207,7 @@ def test_a_launcher_that_fails_is_a_one_line_error(encoded):
     (encoded.path / "mpi4py").mkdir()
     (encoded.path / "mpi4py/__init__.py").write_text("raise ImportError('it is not installed')")
     message = "ranks.launcher requires mpi4py and an MPI library (it is not installed); run"
-    message += " `pip install .[mpi]`"
+    message += " `pip install -e .[mpi]`"
     assert train(encoded, "mpirun -n 2", code=1).stderr == f"error: {message}\n"
     assert not list(encoded.path.glob("data/*.tmp"))
 

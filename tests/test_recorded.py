@@ -247,7 +247,7 @@ def test_records_of_other_versions_are_left_in_the_outbox(encoded):
         files[name].parent.mkdir(parents=True)
         files[name].write_text(json.dumps(record))
     err = encoded.stage("train").stderr
-    warning = "warning: cannot deliver data/undelivered/{}, which is left as it is"
+    warning = "warning: cannot deliver data/undelivered/{}, leaving it unchanged"
     for name, line in zip(records, err.splitlines(), strict=True):
         assert line.startswith(warning.format(name))
         assert files[name].exists()

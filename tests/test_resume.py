@@ -332,7 +332,12 @@ def test_a_damaged_checkpoint_is_ignored_and_kept(long, uninterrupted):
     assert out.startswith(f"ignored checkpoint {name}: it is damaged or from another version")
     rewrite_state(checkpoint, lambda state: state["progress"].pop("unheard_of"))
     rewrite_state(checkpoint, lambda state: state["record"].update(unheard_of=1))
-    assert f"resuming from {name}" in long.stage("train").stdout
+    other = checkpoint.with_name(f"{checkpoint.name.partition('-')[0]}-0.npz")
+    other.write_bytes(b"not a checkpoint")  # comes first
+    process = long.stage("train")
+    assert f"resuming from {name}" in process.stdout
+    assert "from the beginning" not in process.stderr
+    assert other.with_suffix(".damaged").exists()
     assert results(long) == results(uninterrupted)
 
 

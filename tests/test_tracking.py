@@ -73,7 +73,7 @@ def test_a_server_that_is_down_gets_everything_later(encoded, tmp_path):
     (encoded.path / "data/undelivered/stopped/record.json").write_text(json.dumps(vars(stopped)))
     with server:
         refused = encoded.stage("deliver", code=1)
-        assert refused.stderr.startswith("error: MLflow refused a run (")
+        assert refused.stderr.startswith("error: MLflow rejected a run (")
         client, runs = server.runs()
         assert {run.info.status for run in runs} == {"FINISHED", "KILLED"}
         client.delete_run(next(run.info.run_id for run in runs if run.info.status == "KILLED"))
@@ -104,7 +104,7 @@ def test_a_lock_that_another_process_holds_does_not_end_training(encoded):
         err = encoded.stage("train").stderr
     assert err.startswith("warning: ")
     assert "the run is queued in data/undelivered" in err
-    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+    assert encoded.stage("deliver").stdout == "delivered 1 record\n"
     assert mlflow_runs(encoded)[1][0].info.status == "FINISHED"
 
 
@@ -177,6 +177,12 @@ def test_a_delivery_takes_bounded_time_and_memory(encoded, data):
     assert records_in(encoded)
 
 
+def test_pyarrow_does_not_reserve_the_memory_that_a_delivery_may_use(encoded):
+    program = "from pipeline.tracking import store; store.connect(); import pyarrow; "
+    program += "print(pyarrow.default_memory_pool().backend_name)"
+    assert encoded.run("python", "-c", program).stdout == "system\n"
+
+
 def test_a_server_that_never_answers_does_not_hold_training_up(encoded):
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
         encoded.environment["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{mute.getsockname()[1]}"
@@ -229,11 +235,13 @@ def test_a_sweep_may_have_any_name(encoded, tmp_path):
     copy.environment["DVC_ROOT"] = str(encoded.path)
     for number in (1, 2):
         copy.environment["DVC_EXP_NAME"] = f"o'brien\"`%;--{number}"
-        copy.set_params(train={"seed": number})
+        copy.set_params(sample={"seed": number})  # not a param of the training run
         assert copy.stage("train").stderr == ""
     _, runs = mlflow_runs(encoded)
     (parent,) = [run for run in runs if "sweep.parent" in run.data.tags]
     assert parent.data.tags["mlflow.runName"] == "o'brien\"`%;-, from "
+    loss = parent.data.metrics["result/validation_loss"]
+    assert parent.data.tags["mlflow.note.content"].endswith(f", validation loss {loss:.4f}.")
     children = [run for run in runs if run != parent]
     assert [run.data.tags["mlflow.parentRunId"] for run in children] == [parent.info.run_id] * 2
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -249,7 +257,7 @@ def test_an_empty_database_is_replaced_and_a_deleted_experiment_named(encoded):
     assert "experiment baregpt was deleted; restore it with" in err
     assert "`mlflow experiments restore --experiment-id 1`" in err
     client.restore_experiment("1")
-    assert encoded.stage("deliver").stdout == "delivered 1 records\n"
+    assert encoded.stage("deliver").stdout == "delivered 1 record\n"
 
 
 def test_values_too_long_for_mlflow_are_cut_visibly(finished):

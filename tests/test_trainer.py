@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_info
 
 from baregpt import GPT, Config
 from baregpt.optimizer import Optimizer
-from baregpt.trainer import TrainConfig, evaluate, random_windows, sum_tree, train
+from baregpt.trainer import TrainConfig, evaluate, pairwise_sum, random_windows, train
 
 SHAPE = Config(vocab_size=11, block_size=16, d_model=16, n_heads=2, n_layers=2)
 IDS = np.arange(2000) * np.arange(2000) // 7 % 11  # a text with a pattern to learn
@@ -122,8 +122,8 @@ def test_evaluate_spreads_a_limited_number_of_windows_evenly():
 
 
 @pytest.mark.parametrize("count", range(1, 9))
-def test_sum_tree_sums_every_array_once(count):
-    assert sum_tree([np.array([2.0**i]) for i in range(count)]) == 2**count - 1
+def test_pairwise_sum_sums_every_array_once(count):
+    assert pairwise_sum([np.array([2.0**i]) for i in range(count)]) == 2**count - 1
 
 
 def test_number_of_blas_threads_is_restored():

@@ -5,7 +5,6 @@ from exercises.checks import (
     attention_head,
     attention_head_backward,
     block,
-    choose,
     cross_entropy,
     embedding,
     gelu,
@@ -13,6 +12,7 @@ from exercises.checks import (
     kv_cache,
     layer_norm,
     linear,
+    sample,
     softmax,
 )
 
@@ -28,6 +28,6 @@ EXERCISES = [
     heads.EXERCISE,
     block.EXERCISE,
     adam.EXERCISE,
-    choose.EXERCISE,
+    sample.EXERCISE,
     kv_cache.EXERCISE,
 ]

@@ -31,14 +31,14 @@ def cases():
 
 
 def with_update(change):
-    """A slip that updates p in another way, from the right m and v."""
+    """A mistake that updates p differently, from the correct m and v."""
 
-    def slip(p, m, v, gradient, step, lr, beta1, beta2):
+    def mistake(p, m, v, gradient, step, lr, beta1, beta2):
         _, m, v = adam(p, m, v, gradient, step, lr, beta1, beta2)
         m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
         return p + lr * change(m, v, m_hat, v_hat), m, v
 
-    return slip
+    return mistake
 
 
 def earlier_step(p, m, v, gradient, step, lr, beta1, beta2):
@@ -107,10 +107,10 @@ EXERCISE = Exercise(
     {
         with_update(lambda m, v, m_hat, v_hat: -m / (np.sqrt(v) + 1e-8)): "The bias correction is "
         "missing: the first steps are scaled wrongly, since m and v start at 0.",
-        earlier_step: "The bias correction counts the steps from 0: the first step has the number "
-        "1, or it divides by 0.",
+        earlier_step: "The bias correction counts the steps from 0, which divides by 0 in the "
+        "first step: count from 1.",
         corrected_by_beta_alone: "The bias correction does not depend on the step, but it must "
-        "fade as the steps add up.",
+        "approach 1 as the step number grows.",
         multiplied_by_step: "The bias correction multiplies β by the step, but β must be raised to "
         "the power of the step.",
         update_alone: "p is the update alone: it must be added to the old p.",
@@ -123,7 +123,7 @@ EXERCISE = Exercise(
             lambda m, v, m_hat, v_hat: -m / (np.sqrt(v_hat) + 1e-8)
         ): "Only v is corrected, and m has a bias as well.",
         with_update(lambda m, v, m_hat, v_hat: m_hat / (np.sqrt(v_hat) + 1e-8)): "The sign is "
-        "reversed: this climbs, and the loss grows.",
+        "reversed: this is gradient ascent, so the loss increases.",
         with_update(lambda m, v, m_hat, v_hat: -m_hat / np.sqrt(v_hat + 1e-8)): "The ε is inside "
         "the square root: it must be added to the root.",
         with_update(lambda m, v, m_hat, v_hat: -m_hat / np.sqrt(v_hat)): "The ε is missing: a "
@@ -133,10 +133,11 @@ EXERCISE = Exercise(
         with_update(lambda m, v, m_hat, v_hat: -m_hat): "The division by the root of v̂ is absent: "
         "this is momentum, not Adam.",
         betas_swapped: "β₁ and β₂ are swapped: β₁ belongs to m, β₂ to v.",
-        gradient_not_squared: "v is a running mean of the gradients, but it must be one of their "
-        "squares.",
-        weights_swapped: "β and 1 - β are swapped: the running mean keeps most of its old value.",
-        full_gradient_added: "The new gradient lacks its weight 1 - β, so m and v are not means.",
+        gradient_not_squared: "v is a moving average of the gradients, but it must be one of "
+        "their squares.",
+        weights_swapped: "β and 1 - β are swapped: the moving average keeps most of its old value.",
+        full_gradient_added: "The new gradient lacks its weight 1 - β, so m and v are not "
+        "averages.",
         old_moments: "The update uses the old m and v: they must take the new gradient first.",
     },
     (

@@ -36,14 +36,14 @@ def cases():
 
 
 def with_weights(weights):
-    """A slip that makes the weights in another way, from the scores and the visible positions."""
+    """A mistake that computes other weights from the scores and the visible positions."""
 
-    def slip(query, key, value):
+    def mistake(query, key, value):
         scores = query @ key.T
         attn = weights(scores, np.tri(len(scores), dtype=bool))
         return attn @ value, attn
 
-    return slip
+    return mistake
 
 
 def divided(query, key, value):
@@ -74,17 +74,17 @@ EXERCISE = Exercise(
     "baregpt's attention",
     {
         with_weights(lambda scores, seen: layers.softmax(scores)): "The causal mask is missing: "
-        "positions see later positions.",
+        "positions attend to later positions.",
         with_weights(
             lambda scores, seen: softmax_where(seen.T, scores)
         ): "The mask is on the wrong "
         "side: it hides the earlier positions and shows the later ones.",
         with_weights(lambda scores, seen: softmax_where(np.tri(len(scores), k=-1) > 0, scores)): (
-            "The mask hides too much: a position must see itself."
+            "The mask hides too much: a position must attend to itself."
         ),
         with_weights(
             lambda scores, seen: softmax_where(np.tri(len(scores), k=1) > 0, scores)
-        ): "The mask shows too much: each position sees one that is later.",
+        ): "The mask shows too much: each position attends to one that is later.",
         with_weights(lambda scores, seen: seen * layers.softmax(scores)): "The mask is applied "
         "after the softmax, so the rows of weights no longer sum to 1.",
         with_weights(lambda scores, seen: softmax_where(seen, scores, hidden=0)): "The hidden "
@@ -96,7 +96,7 @@ EXERCISE = Exercise(
         divided_without_mask: "The causal mask is missing, and the scores are divided by √d, but "
         "the query has been divided already.",
         divided: "The scores are divided by √d, but the query has been divided already.",
-        transposed_weights: "attn is right, but its transpose is multiplied by the values.",
+        transposed_weights: "attn is correct, but its transpose is multiplied by the values.",
     },
     (
         "The scores are one matrix product, with the keys transposed. Row i belongs to query i.",

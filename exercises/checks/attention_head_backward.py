@@ -26,25 +26,25 @@ def cases():
 
 
 def with_dscores(change):
-    """A slip that makes dscores in another way, from dattn and attn."""
+    """A mistake that makes dscores differently, from dattn and attn."""
 
-    def slip(dhead_out, query, key, value, attn):
+    def mistake(dhead_out, query, key, value, attn):
         dscores = change(dhead_out @ value.T, attn)
         return dscores @ key, dscores.T @ query, attn.T @ dhead_out
 
-    return slip
+    return mistake
 
 
 def changed(name, change):
-    """A slip that makes one of the three gradients in another way."""
+    """A mistake that makes one of the three gradients differently."""
 
-    def slip(dhead_out, query, key, value, attn):
-        right = attention_head_backward(dhead_out, query, key, value, attn)
+    def mistake(dhead_out, query, key, value, attn):
+        correct = attention_head_backward(dhead_out, query, key, value, attn)
         dscores = softmax_backward(dhead_out @ value.T, attn)
         wrong = change(dscores, dhead_out, query, key, attn)
-        return [wrong if n == name else a for n, a in zip(("dquery", "dkey", "dvalue"), right)]
+        return [wrong if n == name else a for n, a in zip(("dquery", "dkey", "dvalue"), correct)]
 
-    return slip
+    return mistake
 
 
 def divided(dhead_out, query, key, value, attn):
@@ -72,11 +72,12 @@ EXERCISE = Exercise(
         "lacks the sum over its row.",
         changed(
             "dvalue", lambda ds, dy, q, k, attn: attn @ dy
-        ): "A transpose is missing in dvalue: a value collects from all the positions that see it.",
-        changed("dkey", lambda ds, dy, q, k, attn: ds @ q): "A transpose is missing in dkey: a key "
-        "collects from all the queries that see it.",
-        changed("dquery", lambda ds, dy, q, k, attn: ds.T @ k): "A transpose too many in dquery: "
-        "a row of scores belongs to one query.",
+        ): "A transpose is missing in dvalue: the gradient of a value is a sum over all positions "
+        "that attend to it.",
+        changed("dkey", lambda ds, dy, q, k, attn: ds @ q): "A transpose is missing in dkey: the "
+        "gradient of a key is a sum over all queries that attend to it.",
+        changed("dquery", lambda ds, dy, q, k, attn: ds.T @ k): "There is one transpose too many "
+        "in dquery: a row of scores belongs to one query.",
         changed(
             "dquery", lambda ds, dy, q, k, attn: ds @ q
         ): "dquery is computed from the queries, "
@@ -94,7 +95,7 @@ EXERCISE = Exercise(
         "head_out = attn value is a linear layer without bias: its backward pass gives the "
         "gradient of attn and the gradient of value, as in exercise 2.",
         "Then dscores is the backward pass of the softmax, row by row. The mask added a constant, "
-        "and a hidden position has the weight 0, so its dscores is 0 without any help.",
+        "and a hidden position has the weight 0, so its dscores is 0 without a separate step.",
         "scores = query keyᵀ is a matrix product: dquery = dscores key and dkey = dscoresᵀ query. "
         "From the first hint, dattn = dhead_out valueᵀ and dvalue = attnᵀ dhead_out.",
     ),

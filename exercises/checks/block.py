@@ -105,11 +105,12 @@ EXERCISE = Exercise(
     cases,
     "finite differences",
     {
-        nothing_around_mlp: "Nothing flows around the MLP: the residual is also a term of y.",
-        nothing_around_attention: "Nothing flows around the attention: x is also a term of the "
-        "residual.",
-        nothing_around: "Nothing flows around the layers: each sum passes its gradient to both of "
-        "its terms.",
+        nothing_around_mlp: "The gradient of the residual connection around the MLP is missing: "
+        "the residual is also a term of y.",
+        nothing_around_attention: "The gradient of the residual connection around attention is "
+        "missing: x is also a term of the residual.",
+        nothing_around: "The gradients of both residual connections are missing: each sum passes "
+        "its gradient to both of its terms.",
         attention_from_dy: "The attention gets dy, but its output is a term of the residual: it "
         "must get the residual's whole gradient.",
         attention_from_mlp_path: "The attention gets only what came through the MLP: it must get "
@@ -119,10 +120,10 @@ EXERCISE = Exercise(
         around_both_at_once: "dy flows around both layers at once, but there are two sums: a "
         "gradient also flows around only one of the two.",
         dy_twice: "dy is added once too often: the residual's gradient already contains it.",
-        forward_order: "Each LayerNorm comes before its layer in the forward pass, so going back "
-        "it comes after it.",
-        attention_first: "The two halves are in the order of the forward pass: going back, the MLP "
-        "comes first.",
+        forward_order: "Each LayerNorm comes before its layer in the forward pass, so in the "
+        "backward pass it comes after it.",
+        attention_first: "The two halves are in the order of the forward pass: in the backward "
+        "pass, the MLP comes first.",
     },
     (
         "A sum passes its gradient to each of its terms unchanged. A value that is used twice sums "

@@ -93,14 +93,14 @@ EXERCISE = Exercise(
         everything_without_mean: "The softmax sums over the whole array: each row needs a sum of "
         "its own. And the mean over the rows is missing.",
         softmax_over_rows: "The softmax sums over the rows: it must sum over the logits of a row.",
-        overflow: "The formula is right, but exp overflows for large logits: a softmax stays the "
+        overflow: "The formula is correct, but exp overflows for large logits: a softmax stays the "
         "same if the largest logit of its row is subtracted from all of the row first.",
-        logits_for_probabilities: "The target's part is right, but the derivative of log Σ exp is "
-        "not the logit itself.",
+        logits_for_probabilities: "The target's part is correct, but the derivative of log Σ exp "
+        "is not the logit.",
     },
     (
-        "Only one row of the loss depends on a logit. Find the derivative of log Σ exp(logits) "
-        "for that row: the chain rule gives a quotient that you know.",
+        "Each logit affects the loss of its own row only. Find the derivative of log Σ "
+        "exp(logits) for that row: the chain rule gives a quotient that you know.",
         "The first term gives the softmax of the row. The second term, -logits[target], gives -1 "
         "at the target and 0 everywhere else.",
         "So the gradient is the softmax minus a one-hot row, divided by N, since the loss is a "

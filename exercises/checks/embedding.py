@@ -42,14 +42,14 @@ def first_rows(dy, ids, vocab_size, block_size):
 
 
 def changed_positions(change):
-    """A slip that makes dpositions in another way, from dy as (B, T, D)."""
+    """A mistake that makes dpositions differently, from dy as (B, T, D)."""
 
-    def slip(dy, ids, vocab_size, block_size):
+    def mistake(dy, ids, vocab_size, block_size):
         dtokens, dpositions = embedding_backward(dy, ids, vocab_size, block_size)
         sequences = dy.reshape(*ids.shape, -1)
         return dtokens, change(sequences, dpositions)
 
-    return slip
+    return mistake
 
 
 def padded(rows, dpositions):
@@ -71,22 +71,30 @@ EXERCISE = Exercise(
         mean_over_uses: "The gradient of a row of tokens is the sum over its uses, not their mean.",
         first_rows: "dtokens lacks the rows of the characters with the largest ids: a character "
         "that does not occur has the gradient 0.",
-        changed_positions(lambda dy, right: padded(dy[-1], right)): "A row of positions is used by "
+        changed_positions(
+            lambda dy, correct: padded(dy[-1], correct)
+        ): "A row of positions is used by "
         "every sequence, but only the gradient of the last one is kept.",
-        changed_positions(lambda dy, right: padded(dy[0], right)): "A row of positions is used by "
+        changed_positions(
+            lambda dy, correct: padded(dy[0], correct)
+        ): "A row of positions is used by "
         "every sequence, but only the gradient of the first one is kept.",
-        changed_positions(lambda dy, right: padded(dy.mean(axis=0), right)): "The gradient of "
+        changed_positions(lambda dy, correct: padded(dy.mean(axis=0), correct)): "The gradient of "
         "positions is a mean over the sequences, but it must be a sum.",
-        changed_positions(lambda dy, right: dy.sum(axis=0)): "dpositions ends at T: the table has "
+        changed_positions(
+            lambda dy, correct: dy.sum(axis=0)
+        ): "dpositions ends at T: the table has "
         "block_size rows, and those that are not used have the gradient 0.",
         changed_positions(
-            lambda dy, right: padded(dy.reshape(dy.shape[1], dy.shape[0], -1).sum(axis=1), right)
-        ): "The rows are assigned to the wrong positions: they come sequence after sequence.",
+            lambda dy, correct: padded(
+                dy.reshape(dy.shape[1], dy.shape[0], -1).sum(axis=1), correct
+            )
+        ): "The rows are assigned to the wrong positions: they come one sequence after another.",
     },
     (
         "A row of tokens is copied to every place where its id occurs. A value that is used "
         "several times sums the gradients of its uses.",
-        "A loop over the N rows is right, and a good start: add each row of dy to the row of its "
+        "A loop over the N rows is correct, and a good start: add each row of dy to the row of its "
         "id. NumPy's indexed += adds only once per row, so it is not the same. np.add.at is, and "
         "so is a product with a one-hot matrix.",
         "A row of positions is used once per sequence: bring dy into the shape (B, T, D) and sum "

@@ -83,9 +83,9 @@ EXERCISE = Exercise(
     cases,
     "finite differences",
     {
-        without_second_term: "x also reaches y through the gate: the second term of the product "
+        without_second_term: "x also affects y through the gate: the second term of the product "
         "rule is missing.",
-        without_first_term: "x also reaches y as a factor: the first term of the product rule is "
+        without_first_term: "x also affects y as a factor: the first term of the product rule is "
         "missing.",
         without_x: "In the product rule, the derivative of the gate must be multiplied by x.",
         without_inner: "The chain rule is not finished: the derivative of u with respect to x is "

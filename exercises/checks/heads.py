@@ -44,33 +44,33 @@ def cases():
 
 
 def parts(dhead_out, query, *others):
-    """The right result as (B, T, 3, H, d), and √d."""
+    """The correct result as (B, T, 3, H, d), and √d."""
     batch, n_heads, length, d = query.shape
     dqkv = heads_backward(dhead_out, query, *others)
     return dqkv.reshape(batch, length, 3, n_heads, d), d**0.5
 
 
 def scaled(factors):
-    """A slip that multiplies the right dquery, dkey and dvalue by factors, made from √d and √D."""
+    """A mistake that multiplies the correct dquery, dkey and dvalue by factors of √d and √D."""
 
-    def slip(dhead_out, query, *others):
+    def mistake(dhead_out, query, *others):
         by_part, root = parts(dhead_out, query, *others)
         by = np.array(factors(root, dhead_out.shape[1] ** 0.5))
         return (by_part * by[:, None, None]).reshape(len(dhead_out), -1)
 
-    return slip
+    return mistake
 
 
 def joined(join, undivided=False):
-    """A slip that brings (B, T, 3, H, d) into another order, and may forget the √d as well."""
+    """A mistake that brings (B, T, 3, H, d) into another order, and may forget the √d as well."""
 
-    def slip(dhead_out, *others):
+    def mistake(dhead_out, *others):
         by_part, root = parts(dhead_out, *others)
         if undivided:
             by_part[:, :, 0] *= root
         return join(by_part).reshape(len(dhead_out), -1)
 
-    return slip
+    return mistake
 
 
 def heads_not_swapped(by_part):
@@ -104,11 +104,11 @@ EXERCISE = Exercise(
     cases,
     "finite differences",
     {
-        scaled(lambda d, D: (d, 1, 1)): "The division by √d is forgotten: dquery belongs to the "
-        "divided query, and qkv holds the query before it.",
+        scaled(lambda d, D: (d, 1, 1)): "The division by √d is missing: dquery is the gradient of "
+        "the scaled query, and qkv holds the query before scaling.",
         scaled(lambda d, D: (1 / d, 1, 1)): "The query's part is divided by √d twice.",
-        scaled(lambda d, D: (d * d, 1, 1)): "The query's part is multiplied by √d: going back, a "
-        "division stays a division.",
+        scaled(lambda d, D: (d * d, 1, 1)): "The query's part is multiplied by √d: the backward "
+        "pass of a division by √d is also a division by √d.",
         scaled(
             lambda d, D: (1, 1 / d, 1)
         ): "The key's part is divided by √d as well, but the saved "
@@ -117,13 +117,13 @@ EXERCISE = Exercise(
         "only the query was divided in the forward pass.",
         scaled(
             lambda d, D: (d, 1 / d, 1)
-        ): "The √d is at the wrong place: the key's part is divided "
-        "by it, and the query's part is not.",
+        ): "The √d is in the wrong place: the key's part is divided by it, and the query's part "
+        "is not.",
         scaled(lambda d, D: (d / D, 1, 1)): "The query's part is divided by √D, but each head has "
         "the width d.",
         **{joined(join): sentence for join, sentence in ORDERS.items()},
         **{
-            joined(join, undivided=True): f"{sentence} And the division by √d is forgotten."
+            joined(join, undivided=True): f"{sentence} And the division by √d is missing."
             for join, sentence in ORDERS.items()
         },
         scaled(lambda d, D: (1, d, 1)): "The key's part is multiplied by √d: it takes the divided "
@@ -135,7 +135,7 @@ EXERCISE = Exercise(
         "Bring dhead_out from (N, D) to (B, T, H, d) by reshape, and then to (B, H, T, d) by "
         "swapping two axes. dhead_out[b, h] then is what head_backward takes.",
         "Collect the three results in one array (3, B, H, T, d). Divide the query's part by √d, "
-        "and only that: the saved query is the divided one, so dkey is right as it is.",
+        "and only that: the saved query is the divided one, so dkey is correct as it is.",
         "A row of dqkv is one position with columns 3, H, d. So bring (3, B, H, T, d) to the order "
         "(B, T, 3, H, d) with transpose, and reshape it to N rows.",
     ),

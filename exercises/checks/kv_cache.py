@@ -48,14 +48,14 @@ def stored_after(query, key, value, kv, position):
 
 
 def seeing(start, stop):
-    """A slip that sees other positions: from start to stop, each relative to the new position."""
+    """A mistake that attends to other positions: from start to stop, relative to the new one."""
 
-    def slip(query, key, value, kv, position):
+    def mistake(query, key, value, kv, position):
         _, kv = attention_step(query, key, value, kv, position)
         seen = kv[:, start(position) : stop(position)]
         return attend(query, *seen), kv
 
-    return slip
+    return mistake
 
 
 def next_slot(query, key, value, kv, position):
@@ -90,17 +90,18 @@ EXERCISE = Exercise(
     "baregpt's attention",
     {
         not_stored: "The new key and value are not written into the cache.",
-        not_stored_but_seen: "head_out is right, but the new key and value are missing in the "
+        not_stored_but_seen: "head_out is correct, but the new key and value are missing in the "
         "cache that is returned: the next position needs them.",
-        stored_after: "The new key and value are written too late: the position must see itself.",
-        seeing(lambda i: 0, lambda i: None): "All of the cache is seen: what comes after the new "
-        "position holds arbitrary numbers.",
-        seeing(lambda i: 0, lambda i: i): "The new position does not see itself.",
-        seeing(lambda i: i, lambda i: i + 1): "The new position sees only itself, not the ones "
-        "before it.",
+        stored_after: "The new key and value are written too late: the position must attend to "
+        "itself.",
+        seeing(lambda i: 0, lambda i: None): "The query attends to the whole cache: what comes "
+        "after the new position is uninitialized.",
+        seeing(lambda i: 0, lambda i: i): "The new position does not attend to itself.",
+        seeing(lambda i: i, lambda i: i + 1): "The new position attends only to itself, not to "
+        "the ones before it.",
         seeing(
             lambda i: 0, lambda i: i + 2
-        ): "One position too many is seen, which holds arbitrary numbers.",
+        ): "The query attends to one position too many, which is uninitialized.",
         next_slot: "The new key and value are written one place too late.",
         previous_slot: "The new key and value overwrite those of the position before.",
         swapped: "Key and value are swapped in the cache: kv[0] holds the keys.",
@@ -108,10 +109,10 @@ EXERCISE = Exercise(
         without_softmax: "The softmax is missing: the scores are used as weights.",
     },
     (
-        "After the new key and value are written, the cache holds position + 1 keys that may be "
-        "seen. All of them are at or before the new position.",
-        "So no mask is needed: only what may be seen is read. There is one query, so the scores "
-        "are one row of position + 1 numbers.",
+        "After the new key and value are written, the cache holds position + 1 keys that the "
+        "query may attend to. All of them are at or before the new position.",
+        "So no mask is needed: only those keys are read. There is one query, so the scores are "
+        "one row of position + 1 numbers.",
         "The scores are the query times the keys up to and including the position. Take their "
         "softmax, and weight the values of the same positions with it.",
     ),

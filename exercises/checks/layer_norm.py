@@ -30,13 +30,13 @@ def mean(array):
 
 
 def dx_of(change):
-    """A slip that makes dx in another way, from dn = dy · gain, n and 1 / std."""
+    """A mistake that makes dx differently, from dn = dy · gain, n and 1 / std."""
 
-    def slip(dy, normalized, inverse_std, gain):
+    def mistake(dy, normalized, inverse_std, gain):
         _, dgain, dbias = layer_norm_backward(dy, normalized, inverse_std, gain)
         return change(dy * gain, normalized, inverse_std), dgain, dbias
 
-    return slip
+    return mistake
 
 
 def without_gain(dy, normalized, inverse_std, gain):
@@ -81,7 +81,7 @@ EXERCISE = Exercise(
         "the mean is missing: the mean of the row depends on each of its numbers.",
         dx_of(lambda dn, n, inverse_std: (dn - mean(dn)) * inverse_std): "The path through std is "
         "missing: it depends on each number of the row.",
-        dx_of(lambda dn, n, inverse_std: dn * inverse_std): "Only the direct path is there: the "
+        dx_of(lambda dn, n, inverse_std: dn * inverse_std): "Only the direct path is handled: the "
         "mean and std depend on each number of the row, too.",
         dx_of(lambda dn, n, inverse_std: dn - mean(dn) - n * mean(dn * n)): "The division by std "
         "is missing in dx.",
@@ -119,8 +119,8 @@ EXERCISE = Exercise(
     },
     (
         "dgain and dbias are as in exercise 2: each is used by all rows. For dx, start with the "
-        "gradient of n, which is dn = dy · gain. A number of the row reaches n directly, through "
-        "the mean, and through std.",
+        "gradient of n, which is dn = dy · gain. An element of the row affects n directly, "
+        "through the mean, and through std.",
         "The direct path gives dn / std. Through the mean: every n falls by 1 / std as the mean "
         "grows, and the mean grows by 1 / D with each x. Through std: the derivative of n is "
         "-n / std, and the derivative of std with respect to x is n / D.",

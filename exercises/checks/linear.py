@@ -26,13 +26,13 @@ def cases():
 
 
 def changed(name, change):
-    """A slip that makes one of the three gradients in another way."""
+    """A mistake that makes one of the three gradients differently."""
 
-    def slip(dy, x, w):
-        right = linear_backward(dy, x, w)
-        return [change(dy, x, w) if n == name else a for n, a in zip(("dx", "dw", "db"), right)]
+    def mistake(dy, x, w):
+        correct = linear_backward(dy, x, w)
+        return [change(dy, x, w) if n == name else a for n, a in zip(("dx", "dw", "db"), correct)]
 
-    return slip
+    return mistake
 
 
 EXERCISE = Exercise(
@@ -55,18 +55,18 @@ EXERCISE = Exercise(
         "keeps an axis of length 1 that the bias does not have.",
         changed("dw", lambda dy, x, w: dy.T @ x): "dw is transposed: its rows belong to the inputs "
         "and its columns to the outputs.",
-        changed("dw", lambda dy, x, w: x @ dy.T): "dw sums over the inputs or outputs: the rows of "
-        "x and dy must be summed over, and the transpose belongs to the other factor.",
+        changed("dw", lambda dy, x, w: x @ dy.T): "dw sums over the inputs or outputs: it must "
+        "sum over the rows, so transpose x instead of dy.",
         changed("dw", lambda dy, x, w: x.T @ dy / len(x)): "dw is a mean over the rows, but it "
         "must be a sum.",
-        changed("dx", lambda dy, x, w: dy @ w): "A transpose is missing in dx: going back, the "
-        "outputs are summed over.",
+        changed("dx", lambda dy, x, w: dy @ w): "A transpose is missing in dx: the backward pass "
+        "sums over the outputs.",
         changed("dx", lambda dy, x, w: (dy @ w.T) * x): "dx is multiplied by x, on which the "
         "derivative of a linear layer does not depend.",
     },
     (
-        "x[n, i] reaches the outputs y[n, j] of its own row, each with the factor W[i, j]. "
-        "W[i, j] reaches column j of every row. b[j] does, too.",
+        "x[n, i] affects the outputs y[n, j] of its own row, each with the factor W[i, j]. W[i, "
+        "j] affects column j of every row. So does b[j].",
         "dx[n, i] = Σ_j dy[n, j] W[i, j], and dW[i, j] = Σ_n x[n, i] dy[n, j]. Which index is "
         "summed over, and is it the last one of the first factor and the first of the second?",
         "Where it is not, transpose that factor: dx = dy Wᵀ and dW = xᵀ dy. The gradient of b is "

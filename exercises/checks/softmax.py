@@ -71,21 +71,21 @@ EXERCISE = Exercise(
     cases,
     "finite differences",
     {
-        diagonal_only: "Only the case i = j is there: each x also changes the other outputs of its "
-        "row, through the sum.",
+        diagonal_only: "Only the case i = j is handled: each x also changes the other outputs of "
+        "its row, through the sum.",
         off_diagonal_only: "The term for i = j lacks the part in which x changes its own "
         "numerator.",
         without_difference: "This treats the sum as a constant, but the sum depends on every x of "
         "the row.",
         sum_over_everything: "The sum runs over the whole array: each row needs a sum of its own.",
         sum_over_first_axis: "The sum runs over the first axis: it must run over the last one.",
-        sum_over_second_axis: "The sum runs over the second axis: it must run over the last one, "
-        "also if there are three.",
+        sum_over_second_axis: "The sum runs over the second axis: it must run over the last axis, "
+        "even for a 3-D array.",
         without_outer_factor: "Every term has the factor y[j], which is missing outside the "
         "difference.",
         without_inner_factor: "In the sum over i, each dy[i] must be weighted by its y[i].",
         without_dy_in_sum: "In the sum over i, each y[i] must be multiplied by its dy[i].",
-        mean_for_sum: "The chain rule adds up over the outputs: this takes a mean.",
+        mean_for_sum: "The chain rule sums over the outputs, but this takes a mean.",
         opposite_sign: "The sign of the sum is reversed: if one output grows, the others shrink.",
     },
     (
@@ -93,6 +93,6 @@ EXERCISE = Exercise(
         "The derivative of y[i] with respect to x[j] is y[i] (1 - y[i]) if i = j, and -y[i] y[j] "
         "if i ≠ j: together, y[i] (δ - y[j]), where δ is 1 if i = j and else 0.",
         "Sum dy[i] times this over i: the δ leaves dy[j] y[j], and the rest is -y[j] times the "
-        "sum of dy · y over the row. Keep the axis of the sum, so that it broadcasts.",
+        "sum of dy · y over the row. Pass `keepdims=True`, so that the sum broadcasts.",
     ),
 )

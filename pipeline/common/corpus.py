@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def read_corpus(path):
-    """Return a corpus as bytes; ValueError if it cannot be read."""
+    """Return a corpus as bytes. Raises ValueError if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -16,7 +16,7 @@ def read_corpus(path):
 def decode_corpus(data, path):
     """Return the text of a corpus, with "\\n" line endings and without a byte-order mark.
 
-    ValueError if it is empty or not UTF-8 text.
+    Raises ValueError if it is empty or not UTF-8 text.
     """
     try:
         text = data.decode("utf-8-sig")

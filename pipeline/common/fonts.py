@@ -39,7 +39,7 @@ def font_families(text):
 
 
 def packages_for(characters):
-    """Return the names of the Debian packages of fonts for these characters."""
+    """Return the names of Debian font packages that cover these characters."""
     packages = set()
     for character in characters:
         name = unicodedata.name(character, "")

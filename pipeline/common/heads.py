@@ -16,11 +16,11 @@ class HeadStatistics:
     """Arrays are (L, H): layers, heads."""
 
     loss: float  # nats per character, with all heads
-    increase_all_off: float  # of the loss, with all heads switched off
-    increases: np.ndarray  # of the loss, with only this head switched off
-    entropies: np.ndarray  # of the attention weights, as a fraction of that of uniform attention
+    increase_all_off: float  # increase of the loss with all heads switched off
+    increases: np.ndarray  # increases of the loss with only this head switched off
+    entropies: np.ndarray  # entropies of the weights, relative to uniform attention
     n_windows: int
-    length: int  # of each window
+    length: int  # characters in each window
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pipeline.common.yaml_file import flatten, read_yaml
 
 
 def checksum(path):
-    """Return the MD5 of a file, as DVC records it; None if the file cannot be read."""
+    """Return the MD5 of a file, as DVC records it, or None if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
@@ -23,7 +23,7 @@ class Inputs:
     and code.
 
     DVC records them after the stage has ended. If an input changed while the stage ran, DVC would
-    record a value that did not produce the outputs, so each stage checks its inputs at its end.
+    record a value that did not produce the outputs, so each stage checks its inputs when it ends.
     """
 
     def __init__(self, stage, code=pipeline.CODE):
@@ -37,8 +37,8 @@ class Inputs:
             path = re.sub(r"\$\{(.+)\}", lambda match: str(params.get(match[1])), dep)
             self.values[path] = code.get(path) or checksum(path)
 
-    def differences(self, other):
-        """Return how these inputs differ from others (name -> value) as text, "" if they do not."""
+    def describe_differences(self, other):
+        """Return how these inputs differ from others (name -> value), or "" if they do not."""
         changes = [
             name if "/" in name else f"{name} ({theirs}, now {ours})"
             for name in sorted({*self.values, *other})
@@ -46,17 +46,17 @@ class Inputs:
         ]
         return ", ".join(changes[:3]) + ", ..." * (len(changes) > 3)
 
-    def changes(self):
-        """Return what has changed on disk since these inputs were read, "" if nothing has."""
+    def describe_changes(self):
+        """Return what has changed on disk since these inputs were read, or "" if nothing has."""
         try:
-            return Inputs(self.stage, code={}).differences(self.values)
+            return Inputs(self.stage, code={}).describe_differences(self.values)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             # one of the two files may be half written
             return f"{PARAMS} or dvc.yaml ({' '.join(str(error).split())})"
 
     def check(self):
-        """ValueError if an input has changed on disk since these were read."""
-        if changes := self.changes():
+        """Raise ValueError if an input has changed on disk since these were read."""
+        if changes := self.describe_changes():
             raise ValueError(
                 f"{changes} changed while stage `{self.stage}` ran, so its outputs were discarded;"
                 " rerun, or revert the change first"

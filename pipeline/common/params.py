@@ -1,20 +1,20 @@
 """params.yaml as checked, typed values."""
 
+import os
 import re
 import reprlib
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
-from pydantic import model_validator as validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from pipeline.common.paths import PARAMS
 from pipeline.common.yaml_file import flatten, read_yaml
 
 RENAMED = {"corpus.validation_share": "corpus.validation_fraction"}
 REMOVED = {"model.convolution"}
-NonNegative = Annotated[int, Field(ge=0, lt=1 << 63)]
-Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
+NonNegativeInt64 = Annotated[int, Field(ge=0, lt=1 << 63)]
+PositiveInt64 = Annotated[int, Field(gt=0, lt=1 << 63)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Prompt = Annotated[str, Field(min_length=1)] | None
 
 
@@ -31,13 +31,13 @@ class Corpus(Section):
 
 
 class Model(Section):
-    block_size: Positive
-    d_model: Positive
-    n_heads: Positive
-    n_layers: Positive
+    block_size: PositiveInt64
+    d_model: PositiveInt64
+    n_heads: PositiveInt64
+    n_layers: PositiveInt64
     rotary: bool
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _width_is_divisible(self):
         width, heads = f"model.d_model ({self.d_model})", f"model.n_heads ({self.n_heads})"
         if self.d_model % self.n_heads:
@@ -49,28 +49,32 @@ class Model(Section):
 
 class Train(Section):
     init: str | None
-    steps: Positive
-    batch_size: Positive
-    shards: Positive
+    steps: PositiveInt64
+    batch_size: PositiveInt64
+    shards: PositiveInt64
     learning_rate: PositiveFloat
     muon_learning_rate: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    warmup_steps: NonNegative
-    beta1: BelowOne
-    beta2: BelowOne
+    warmup_steps: NonNegativeInt64
+    beta1: Fraction
+    beta2: Fraction
     clip_norm: PositiveFloat
-    dropout: BelowOne
-    evaluation_interval: Positive
-    evaluation_windows: Positive
-    seed: NonNegative
+    dropout: Fraction
+    evaluation_interval: PositiveInt64
+    evaluation_windows: PositiveInt64
+    seed: NonNegativeInt64
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _init_is_in_the_checkout(self):
-        if self.init is not None and not re.fullmatch(r"[^/~].*", self.init):
-            raise ValueError(f"train.init ({self.init!r}) must be a path relative to the checkout")
+        if self.init is not None:
+            path = os.path.normpath(self.init)  # "a/../../b" is "../b", and "" is "."
+            if path == "." or re.match(r"[/~]|\.\.(/|$)", path):
+                raise ValueError(
+                    f"train.init ({self.init!r}) must be a path relative to the checkout, inside it"
+                )
         return self
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _shards_are_equal(self):
         batch_size, shards = self.batch_size, self.shards
         if batch_size % shards:
@@ -81,7 +85,7 @@ class Train(Section):
 
 
 class Checkpoint(Section):
-    interval: Positive
+    interval: PositiveInt64
 
 
 class Ranks(Section):
@@ -90,11 +94,11 @@ class Ranks(Section):
 
 class Sample(Section):
     prompt: Prompt
-    count: Positive
-    length: Positive
+    count: PositiveInt64
+    length: PositiveInt64
     temperature: Annotated[float, Field(ge=0, lt=1e300)]  # what the sampler accepts
-    top_k: NonNegative
-    seed: NonNegative
+    top_k: NonNegativeInt64
+    seed: NonNegativeInt64
 
 
 class PlotAttention(Section):
@@ -111,7 +115,7 @@ class Params(Section):
     sample: Sample
     plot_attention: PlotAttention
 
-    @validator(mode="after")
+    @model_validator(mode="after")
     def _attention_can_be_plotted(self):
         layer, n_layers = self.plot_attention.layer, self.model.n_layers
         if not -n_layers <= layer < n_layers:
@@ -148,7 +152,7 @@ def describe(error):
 
 
 def load_params():
-    """Return the checked contents of params.yaml; ValueError names each invalid parameter."""
+    """Return the checked contents of params.yaml. A ValueError names each invalid parameter."""
     values = read_yaml(PARAMS)
     for name in flatten(values):
         if name in RENAMED:
@@ -159,7 +163,7 @@ def load_params():
 
 
 def check_params(values):
-    """Return nested dicts as Params; ValueError names each invalid parameter."""
+    """Return nested dicts as Params. A ValueError names each invalid parameter."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:

@@ -15,10 +15,10 @@ TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.c
 SNAPSHOTS = DATA / "snapshots.json"
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
-EXPLORER_PAGE_BY_HAND = Path("docs/explore.html")  # written by `python -m pipeline.explore`
-PRETRAINED = Path("baregpt/pretrained.pkl")  # the included weights, part of the package
+DOCS_EXPLORER_PAGE = Path("docs/explore.html")  # written by `python -m pipeline.explore`
+PRETRAINED = Path("baregpt/pretrained.pkl")  # the pretrained weights, part of the package
 PRETRAINED_SNAPSHOTS = Path("pipeline/explorer/pretrained_snapshots.json")
-TRAINING_LOCK = DATA / "training.lock"  # held by a running training
+TRAINING_LOCK = DATA / "training.lock"  # held by an active training run
 # In the checkout itself, where they outlive a temporary copy; tracked by neither DVC nor git.
 CHECKPOINTS = Path(os.path.relpath(CHECKOUT / DATA / "checkpoints"))
 OUTBOX = Path(os.path.relpath(CHECKOUT / DATA / "undelivered"))

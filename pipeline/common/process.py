@@ -1,4 +1,6 @@
-"""The life of processes: ending with the one that started them, and keeping freed memory."""
+"""Process helpers: exit with the parent, keep freed memory, limit time and memory, train in one
+process at a time.
+"""
 
 import contextlib
 import ctypes
@@ -10,6 +12,9 @@ from pathlib import Path
 from threading import Thread
 
 import psutil
+from filelock import FileLock, Timeout
+
+from pipeline.common.paths import TRAINING_LOCK
 
 
 def die_with_parent():
@@ -19,8 +24,8 @@ def die_with_parent():
 
 
 def end_with_dvc():
-    """Send SIGTERM to this process when the DVC process that started it has ended, for DVC does not
-    pass signals on.
+    """Send SIGTERM to this process when the DVC process that started it has ended, because DVC
+    does not forward signals.
     """
 
     def ancestors():
@@ -47,20 +52,20 @@ def keep_freed_memory():
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their maximum; one M_ARENA_MAX, so that threads reuse
-    # each other's memory.
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD at their maximum; M_ARENA_MAX = 1, so that threads
+    # reuse each other's memory.
     for option, value in {-1: (1 << 31) - 1, -3: 32 << 20, -8: 1}.items():
         ctypes.CDLL(None).mallopt(option, value)
 
 
 class TimeLimit(BaseException):
-    """Raised when a time limit has passed; not an Exception, so that no library handles it."""
+    """Raised when a time limit has expired; not an Exception, so that no library handles it."""
 
 
 @contextlib.contextmanager
 def limits(name, seconds, extra_memory):
-    """Limit the time and the memory of a block that waits for a service. OSError if the time runs
-    out.
+    """Limit the time and the memory of a block that waits for a service. Raises OSError if the time
+    limit expires.
 
     A block that does not react, because it is in a system call, is killed ten seconds later.
     Windows has neither alarms nor this limit of memory, so there the block runs without limits.
@@ -90,3 +95,16 @@ def limits(name, seconds, extra_memory):
         signal.alarm(0)
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def lock_training():
+    """Return a context that holds the lock of the active training run. Raises ValueError if
+    another process holds it.
+    """
+    try:
+        # wait, because an interrupted run may still be shutting down
+        return FileLock(TRAINING_LOCK).acquire(timeout=10)
+    except Timeout:
+        raise ValueError(
+            f"another training run is active in this checkout; wait until it ends ({TRAINING_LOCK})"
+        ) from None

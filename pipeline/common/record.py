@@ -17,7 +17,7 @@ def now():
     return int(time.time() * 1000)
 
 
-MAX_VALUE = 5900  # characters of a param or tag: MLflow cuts off what is above 6,000, silently
+MAX_VALUE = 5900  # characters of a param or tag: MLflow silently truncates values at 6,000
 
 
 def shorten(value):
@@ -28,12 +28,14 @@ def shorten(value):
 
 @dataclass
 class RunRecord:
-    """Everything that is to be logged of a run; ValueError if a value has another type.
+    """Everything to log about a run. Raises ValueError if a value has the wrong type.
 
-    name: of its folders in the outbox. key: the tag whose value, a checksum or a random number,
-    identifies the run. store: the store that it belongs to, None for any. dataset: the fields of
-    MLflow's Dataset. metrics: [name, value, time, step]. texts: file name -> contents of an
-    artifact.
+    name: the prefix of its folders in the outbox
+    key: the tag whose value, a checksum or a random number, identifies the run
+    store: the store that it belongs to, or None for any
+    dataset: the fields of MLflow's Dataset
+    metrics: [name, value, time, step] of each
+    texts: file name -> contents of an artifact
     """
 
     name: str
@@ -49,7 +51,7 @@ class RunRecord:
     end: int | None = None
 
     def acquire_lock(self, timeout=0):
-        """Return the lock that a run holds until it ends, None if another process holds it."""
+        """Return the lock that a run holds until it ends, or None if another process holds it."""
         lock = FileLock(OUTBOX / f"{self.name}.lock", timeout=timeout)
         with contextlib.suppress(Timeout):
             lock.acquire()

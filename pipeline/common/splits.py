@@ -23,8 +23,8 @@ def save_splits(vocab, corpus, train_ids, validation_ids):
 
 
 def load_splits():
-    """Return (vocab, checksums of the corpus, train_ids, validation_ids); ValueError if the files
-    are damaged or not from the same run of `vocab`.
+    """Return (vocab, checksums of the corpus, train_ids, validation_ids). Raises ValueError if the
+    files are damaged or not from the same run of `vocab`.
     """
     try:
         contents = json.loads(VOCAB.read_text(encoding="utf-8"))

@@ -18,12 +18,12 @@ warned = set[str]()
 
 @contextlib.contextmanager
 def defer_stop_signals():
-    """Handle stop signals at the end of the block, because NumPy reports an interrupt while it
-    writes a file as another error.
+    """Handle stop signals at the end of the block, because NumPy turns an interrupt during a
+    write into a different error.
     """
     received = list[int]()
-    heard = [stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN]
-    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in heard}
+    handled = [stop for stop in STOP_SIGNALS if signal.getsignal(stop) != signal.SIG_IGN]
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in handled}
     try:
         yield
     finally:
@@ -61,7 +61,9 @@ def run(main, stage=None):
             discard_outputs_if_changed(inputs)
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)  # at once, because DVC reads the params when this process has ended
+            # Exit immediately, to shorten the time between the check and DVC's reading of the
+            # params.
+            os._exit(0)
     except FileNotFoundError as error:
         if Path(str(error.filename)).parent == DATA:
             sys.exit(f"error: {error.filename} does not exist; run `dvc repro` to create it")
@@ -92,8 +94,8 @@ def discard_outputs_if_changed(inputs):
 
 
 def encode_prompt(vocab, prompt, name):
-    """Return the ids of a prompt from params.yaml; ValueError, with the name of the parameter, if
-    it has a character outside the vocabulary.
+    """Return the ids of a prompt from params.yaml. Raises ValueError, with the name of the
+    parameter, if it has a character outside the vocabulary.
     """
     try:
         return vocab.encode(prompt)
@@ -103,6 +105,7 @@ def encode_prompt(vocab, prompt, name):
 
 def default_prompt(vocab, metadata):
     """Return the prompt for `null` in params.yaml: a line of the held-out text, which training put
-    into the weights' metadata, or else the first character of the vocabulary.
+    into the weights' metadata, or else a newline, or the first character of the vocabulary.
     """
-    return metadata.get("excerpt") or vocab.characters[:1]
+    newline = "\n" if "\n" in vocab.characters else vocab.characters[0]
+    return metadata.get("excerpt") or newline

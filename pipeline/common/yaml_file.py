@@ -39,7 +39,7 @@ for name, pattern in SCALARS.items():
 
 
 def read_yaml(path):
-    """Return the contents of a YAML file; ValueError if it is not valid."""
+    """Return the contents of a YAML file. Raises ValueError if it is not valid."""
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 // What the page shows about a text that a Reader has read: numbers only, no drawing.
 
 const NEURONS = 4, EXAMPLES = 4, KEYS = 8;  // neurons of a layer; places that activate each most; keys of a query
-const FIRST_QUERY = 8;  // averages over queries begin here: the first few have hardly a choice
+const FIRST_QUERY = 8;  // averages over queries begin here: the first few have hardly any choice
 
 function top_indices(values, count) {  // of the largest values, in descending order
   const best = [];
@@ -35,7 +35,7 @@ function attention_map(reader, layer, head) {  // (N, N)
   return map;
 }
 
-// Where a query can look by a rule: names, and for query i the keys that the rule allows.
+// Attention patterns: name -> function of query i and key j, whether i attends to j.
 function rules(ids, characters) {
   const is = c => ids.map(id => characters[id] === c), newline = is("\n"), space = is(" ");
   let line = 0, word = 0;
@@ -56,13 +56,13 @@ function rules(ids, characters) {
   };
 }
 
-function divergence(share, even) {  // of a share that exceeds an even spread, in nats: a narrow rule counts more than a wide one
+function divergence(share, even) {  // KL divergence from uniform attention, in nats; 0 if the share is not larger
   if (share <= even) return 0;
   const term = (p, q) => p > 0 && q > 0 ? p * Math.log(p / q) : 0;
   return term(share, even) + term(1 - share, 1 - even);
 }
 
-function* habits(reader, characters) {  // for each head: the rule that tells its attention best from an even spread
+function* patterns(reader, characters) {  // for each head: the rule that best distinguishes its attention from uniform attention
   const {n_layers: L, n_heads: H} = reader.model.config, ids = reader.ids, N = ids.length;
   const tests = Object.entries(rules(ids, characters)), found = [];
   for (let l = 0; l < L; l++) {

@@ -7,9 +7,9 @@ const {block_size: T, n_layers: L, n_heads: H, vocab_size: V} = config;
 const id_of = new Map(characters.map((c, i) => [c, i]));
 const NAMES = {" ": "space", "\n": "newline", "\t": "tab"}, SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"};
 const MAX_NATS = 6;  // of the color scale of losses
-const named = c => NAMES[c] || `“\u2068${signed(c)}\u2069”`;  // isolated: a Hebrew letter does not turn its neighbours around
+const named = c => NAMES[c] || `“\u2068${signed(c)}\u2069”`;  // isolated: a Hebrew letter does not reverse the text around it
 const signed = c => SIGNS[c] || (/^\p{M}$/u.test(c) ? "◌" + c : c);  // a combining mark needs something to combine with
-const percent = p => `${(100 * p).toFixed(p < .0995 ? 1 : 0)} %`;
+const percent = p => `${(100 * p).toFixed(p < .0995 ? 1 : 0)}%`;
 const number = (v, digits = 2) => v.toFixed(digits).replace("-", "−");
 const difference = v => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3);
 const plural = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
@@ -31,7 +31,7 @@ function button(label, action, className = "") {
 
 function set_text(node, content) { if (node.textContent !== content) node.textContent = content; }
 
-// Colors: a share from 0 to 1, or a signed number from -1 to 1, as a background on which text stays readable.
+// Colors: a fraction, or a signed number from -1 to 1, as a background on which text stays readable.
 
 const shade = share => share > .01 ? `rgb(var(--heat) / ${Math.min(1, share).toFixed(3)})` : "";
 const loss_share = loss => Math.min(1, loss / MAX_NATS), attention_share = weight => Math.sqrt(weight);
@@ -68,24 +68,24 @@ function legend(node, title, stops) {  // stops: [label, background]
 const worker = new Worker(URL.createObjectURL(new Blob(
   [$("shared").textContent, $("worker").textContent], {type: "text/javascript"})));
 const listeners = {};  // kind of message -> functions
-const on = (kind, does) => (listeners[kind] ||= []).push(does);
+const on = (kind, handler) => (listeners[kind] ||= []).push(handler);
 let latest = 0;
 worker.onmessage = ({data: message}) => {
-  if (message.id === undefined || message.id === latest) for (const does of listeners[message.kind] || []) does(message);
+  if (message.id === undefined || message.id === latest) for (const handler of listeners[message.kind] || []) handler(message);
 };
 worker.onerror = event => refuse(`The model's thread stopped: ${event.message}`);
 
-function refuse(sentence) {  // nothing is shown rather than wrong numbers
+function refuse(sentence) {  // show nothing rather than wrong numbers
   $("refused").textContent = sentence;
   $("refused").hidden = false;
   for (const node of document.querySelectorAll("main, #tools")) node.hidden = true;
 }
 
-const last = {view: null, losses: [], baseline: 0, habits: [], effects: [], map: null, inside: null};  // the newest answers
+const last = {view: null, losses: [], baseline: 0, patterns: [], effects: [], map: null, inside: null};  // the newest answers
 const selection = {head: [L - 1, 0], off: new Set()};  // the selected head; heads that are off, as layer * H + head
 let asked = false;
 
-function ask() {  // at most once a frame: what was asked for in between would be out of date
+function ask() {  // at most once per task: what was asked for in between would be out of date
   $("main").setAttribute("aria-busy", "true");
   latest++;
   if (asked) return;

@@ -1,15 +1,15 @@
 // Attention heads: the overview of all layers and heads, the table by importance, and the selected head in full.
 
-const SPREAD = .9;  // attention whose entropy is above this fraction of an even spread's counts as spread evenly
+const UNIFORM = .9;  // attention whose entropy is above this fraction of that of uniform attention counts as uniform
 const MIXED = .2;  // a rule that explains less than this is not all that a head does
 const REPORTED = .0005;  // nats: an effect below it shows as zero
-const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, habit, box}
+const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, pattern, box}
 
-function habit_text(habit) {
-  if (!habit) return "";
-  const {rule, share, even, entropy} = habit;
-  if (entropy > SPREAD) return `spread evenly (entropy ${percent(entropy)} of the maximum)`;
-  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (an even spread: ${percent(even)})`;
+function pattern_text(pattern) {
+  if (!pattern) return "";
+  const {rule, share, even, entropy} = pattern;
+  if (entropy > UNIFORM) return `nearly uniform (entropy ${percent(entropy)} of the maximum)`;
+  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform: ${percent(even)})`;
 }
 
 const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
@@ -42,7 +42,7 @@ function make_heads() {
       canvas.setAttribute("aria-hidden", "true");
       cell.append(canvas, mark);
       grid.append(cell);
-      const row = element("tr"), title = element("th"), effect = element("td", "", "share"), habit = element("td", "", "words"), last_cell = element("td");
+      const row = element("tr"), title = element("th"), effect = element("td", "", "share"), pattern = element("td", "", "words"), last_cell = element("td");
       const box = element("input");
       Object.assign(box, {type: "checkbox", checked: true});
       box.setAttribute("aria-label", `${head_name(l, h)} is on`);
@@ -51,9 +51,9 @@ function make_heads() {
       title.append(button(`${l + 1}.${h + 1}`, () => select_head(l, h)));
       title.firstChild.setAttribute("aria-label", head_name(l, h));
       last_cell.append(box);
-      row.append(title, effect, habit, last_cell);
+      row.append(title, effect, pattern, last_cell);
       $("heads").append(row);
-      heads.push({l, h, k, cell, canvas, mark, row, title, effect, habit, box});
+      heads.push({l, h, k, cell, canvas, mark, row, title, effect, pattern, box});
     }
   }
   $("head-on").addEventListener("change", () => switch_head(selection.head[0] * H + selection.head[1], $("head-on").checked));
@@ -70,7 +70,7 @@ function render_selection() {
   }
   $("head-on").checked = !selection.off.has(k);
   set_text($("head-name"), head_name(l, h));
-  set_text($("head-habit"), last.habits[k] ? `Averaged over the text: ${habit_text(last.habits[k])}.` : "");
+  set_text($("head-pattern"), last.patterns[k] ? `Averaged over the text: ${pattern_text(last.patterns[k])}.` : "");
   set_text($("head-effect"), last.effects[k] == null ? "" : `Switched off: ${effect_text(last.effects[k])} nats per character.`);
 }
 
@@ -78,19 +78,19 @@ function render_attention({at, attn}) {
   for (const {k, canvas} of heads) paint(canvas, attn.subarray(k * (at + 1), (k + 1) * (at + 1)), at + 1, attention_share);
   const [l, h] = selection.head, row = attn.subarray((l * H + h) * (at + 1), (l * H + h + 1) * (at + 1));
   const places = top_indices(row, 3).map(i => `${percent(row[i])} on ${named(seen[i].c)} ${i === at ? "(itself)" : `${at - i} back`}`);
-  set_text($("head-here"), `Here: ${places.join(", ")} (an even spread: ${percent(1 / (at + 1))} each).`);
+  set_text($("head-here"), `Here: ${places.join(", ")} (uniform: ${percent(1 / (at + 1))} each).`);
 }
 
 function render_summary() {  // what is known of each head
   const largest = Math.max(REPORTED, ...last.effects.map(v => v || 0));
-  for (const {l, h, k, cell, mark, effect, habit} of heads) {
+  for (const {l, h, k, cell, mark, effect, pattern} of heads) {
     const known = last.effects[k] != null, text = effect_text(last.effects[k]);
     set_text(mark, known ? text : "");
     set_text(effect, text);
     effect.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
     cell.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
-    set_text(habit, habit_text(last.habits[k]));
-    cell.setAttribute("aria-label", `${head_name(l, h)}: ${habit_text(last.habits[k])}${known ? `; switched off: ${text} nats` : ""}`);
+    set_text(pattern, pattern_text(last.patterns[k]));
+    cell.setAttribute("aria-label", `${head_name(l, h)}: ${pattern_text(last.patterns[k])}${known ? `; switched off: ${text} nats` : ""}`);
   }
   render_selection();
 }
@@ -117,7 +117,7 @@ on("progress", ({done, losses}) => {
   if (done < seen.length) set_text($("loss"), `Computing: ${done} of ${seen.length} characters …`);
   render_colors();
 });
-on("habits", ({habits}) => { last.habits = habits; render_summary(); });
+on("patterns", ({patterns}) => { last.patterns = patterns; render_summary(); });
 on("effects", ({values}) => { last.effects = values; render_summary(); sort_heads(); });
 on("map", message => { last.map = message; render_map(); });
 
@@ -127,7 +127,7 @@ function render_map() {  // row: query, column: key
   if (size) paint($("map"), map, size, attention_share);
 }
 
-function save_map() {  // the map of the selected head as a PNG, with a title and 4 pixels for each weight
+function save_map() {  // the map of the selected head as a PNG, with a title, scaled to at least 512 pixels
   if (!last.map) return;
   const {size, head: [l, h]} = last.map, scale = Math.max(2, Math.ceil(512 / size)), margin = 40;
   const canvas = element("canvas"), pen = canvas.getContext("2d");

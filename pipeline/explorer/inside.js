@@ -1,8 +1,8 @@
-// How the prediction at the current position comes about, with the real vectors; and the neurons.
+// How the prediction at the current position is computed, with the real vectors; and the neurons.
 
 const SHOWN = 4;  // numbers of a vector that are written out
 
-const canvases = [];  // of all strips: used again, because a new one takes long
+const canvases = [];  // of all strips: used again, because creating one is slow
 let used = 0;
 function strip(values) {
   const canvas = canvases[used++] ||= element("canvas"), largest = Math.max(1e-9, ...Array.from(values, Math.abs));
@@ -67,7 +67,7 @@ function make_steps() {
 
 let filling = 0;  // a frame in which the next step will be filled in
 
-function render_inside(it) {  // one step a frame, so that typing goes first
+function render_inside(it) {  // one step a frame, so that typing is not delayed
   cancelAnimationFrame(filling);
   used = 0;
   const parts = inside_parts(it);
@@ -86,7 +86,7 @@ function inside_parts(it) {  // what each step shows, as functions that make it
   return [
     () => [element("p", `${c} is character ${at + 1} of the context. x is the sum of its token embedding and its position embedding.`),
       vector("tokens[id]", it.token), vector("positions[t]", it.position),
-      ...(l ? [element("p", `Blocks 1 to ${l} then add to it. In front of block ${l + 1} it is:`)] : []), vector("x", it.x)],
+      ...(l ? [element("p", `Blocks 1 to ${l} then add to it. Before block ${l + 1}, it is:`)] : []), vector("x", it.x)],
     () => [vector("normed", it.normed)],
     () => [element("p", `In ${block_name}, w_qkv turns normed into a query, a key and a value of ${d} numbers each. The score of a key is its dot product with the query, divided by √${d}.`),
       vector("query / √d", it.query)],
@@ -96,7 +96,7 @@ function inside_parts(it) {  // what each step shows, as functions that make it
     () => [table("head_out is the sum of attn · value", ["position", "attn", "value"], it.keys.filter(one => one.j <= at).map(({j, attn, value}) => [place(j), percent(attn), strip(value)])),
       vector("head_out", it.head_out),
       element("p", selection.off.has(l * H + h) ? "This head is switched off, so its head_out is zero." : `head_out of all ${H} heads, side by side, times w_out is attn_out.`), vector("attn_out", it.attn_out)],
-    () => [element("p", `The MLP (multilayer perceptron) widens the vector to ${it.hidden.length} neurons; ${active} of them are above 0.1 here. Then it narrows it again.`),
+    () => [element("p", `The MLP (multilayer perceptron) widens the vector to ${it.hidden.length} neurons; ${active} of them are above 0.1 here. Then it projects the result back to the width of the model.`),
       vector("hidden", it.hidden), vector("mlp_out", it.mlp_out)],
     () => [vector("residual = x + attn_out", it.residual), vector("y = residual + mlp_out", it.y),
       table("The norm of the residual stream at this position", ["stream", ...it.norms.map((_, i) => i ? `after block ${i}` : "embedding")], [["norm", ...it.norms.map(v => number(v, 1))]])],

@@ -11,7 +11,10 @@ from threadpoolctl import threadpool_limits
 from baregpt import layers
 from baregpt.files import atomic_write
 from baregpt.model import GPT, parameter_shapes
-from pipeline.explorer.mirror import mismatch
+from baregpt.weights import read_weights
+from pipeline.common.inputs import checksum
+from pipeline.common.stage import default_prompt, warn
+from pipeline.explorer.check_js import LOGITS_DIFFER, find_problem
 
 HERE = Path(__file__).parent
 PARTS = {
@@ -24,20 +27,16 @@ PARTS = {
     ],
 }  # fmt: skip
 SOURCES = "embedding", "layer_norm", "attention", "softmax", "mlp", "block"  # shown in the page
-METADATA = "steps", "train_loss", "validation_loss"  # the same for every reproduction
+METADATA = "steps", "train_loss", "validation_loss"  # identical whenever training is repeated
 FLOAT16_MAX = np.finfo(np.float16).max
-MISMATCH = (
-    "This page shows nothing, because its model.js does not compute the same logits as baregpt. The"
-    " code of the model has changed; make the same change in pipeline/explorer/model.js."
-)
 
 
-def expected_logits(config, halves, ids):
-    """Return the logits after `ids`, for the page to check its own. In float64 and on one thread,
-    so that the rounded numbers are the same on every machine.
+def expected_logits(config, weights_f16, ids):
+    """Return the logits after `ids`, for the page to compare its own with. In float64 and on one
+    thread, so that the rounded numbers are the same on every machine.
     """
     model = GPT(config, dtype=np.float64)
-    model.flat[...] = halves
+    model.flat[...] = weights_f16
     with threadpool_limits(1):
         return [round(float(logit), 4) for logit in model.logits(ids[None])[0, -1]]
 
@@ -60,40 +59,47 @@ def read_snapshots(path, config):
     return contents if sizes == {n_weights} else None
 
 
-def write_page(path, model, vocab, metadata, md5, text, snapshots=None):
-    """Write one self-contained HTML file: the weights in half precision, the code that runs them,
-    and `text`, with which the page starts.
+def to_script(data):
+    """Return data as JSON for a script element, which only "<" could end. No text is markup."""
+    return json.dumps(data).replace("<", "\\u003c")
 
-    `snapshots` are those of `read_snapshots`. The same weights, text and snapshots give the same
-    bytes. Returns None, or a sentence that says why the page shows nothing: the code of the model
-    has changed, and model.js has not.
+
+def write_page(path, weights_path, snapshots_path, text=None):
+    """Write one self-contained HTML file: trained weights in half precision, the code that runs
+    them, and the snapshots of their training run, if there are any.
+
+    text: the text with which the page starts; by default, that of `default_prompt`. The same files
+    and text give the same bytes. If the code of the model has changed and model.js has not, the
+    page shows an error instead of the model, and this function prints it as a warning.
     """
-    halves = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
-    refused = mismatch(model.config)
+    model, vocab, metadata = read_weights(weights_path)
+    weights_f16 = np.clip(model.flat, -FLOAT16_MAX, FLOAT16_MAX).astype("<f2")
+    text = text or default_prompt(vocab, metadata)
     text = text.lstrip("\n") or text
     ids = vocab.encode(text)[-model.config.block_size :]
+    problem = find_problem(model.config)
+    if problem:
+        warn(problem)
     data = {
         "config": vars(model.config),
         "shapes": list(parameter_shapes(model.config).items()),
         "characters": list(vocab.characters),
         "parameters": model.n_parameters,
         "metadata": {name: metadata[name] for name in METADATA if name in metadata},
-        "md5": md5,
+        "md5": checksum(weights_path),
         "text": text,
-        "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, halves, ids)},
-        "mismatch": MISMATCH,
-        "refused": refused,
+        "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, weights_f16, ids)},
+        "mismatch": LOGITS_DIFFER,  # shown if the logits of the page differ from these
+        "refused": problem,
         "sources": sources(),
-        "snapshots": snapshots,
+        "snapshots": read_snapshots(snapshots_path, model.config),
     }
     page = (HERE / "page.html").read_text(encoding="utf-8")
     for placeholder, names in PARTS.items():
         parts = [(HERE / name).read_text(encoding="utf-8") for name in names]
         page = page.replace(placeholder, "".join(parts), 1)
-    weights = base64.b64encode(halves.tobytes()).decode()
-    data["bytes"] = len(page.encode()) + len(weights)
-    # inside a script element only "<" could end it: no text becomes markup
-    page = page.replace("/* data */", json.dumps(data).replace("<", "\\u003c"), 1)
+    weights = base64.b64encode(weights_f16.tobytes()).decode()
+    data["bytes"] = len(page.encode()) + len(weights) + len(to_script(data))
+    page = page.replace("/* data */", to_script(data), 1)
     with atomic_write(path) as file:
         file.write(page.replace("/* weights */", weights, 1).encode())
-    return refused

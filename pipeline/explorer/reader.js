@@ -20,7 +20,7 @@ class Reader {
     this.logits = make(T * V);
   }
 
-  want(ids, off = []) {  // the text to read, and the heads to switch off: numbers layer * n_heads + head
+  set_request(ids, off = []) {  // the text to read, and the heads to switch off: numbers layer * n_heads + head
     const {n_heads: H, n_layers: L} = this.model.config;
     const sets = this.off.map((_, l) => new Set(off.filter(k => Math.floor(k / H) === l).map(k => k % H)));
     const differs = sets.findIndex((set, l) => [...set].sort().join() !== [...this.off[l]].sort().join());
@@ -62,7 +62,7 @@ class Reader {
   }
 
   read(ids, off) {  // all at once -> the number of positions that were computed
-    this.want(ids, off);
+    this.set_request(ids, off);
     const count = this.ids.length - this.done;
     if (count) this.advance(count);
     return count;

@@ -1,4 +1,4 @@
-// The state in the address, so that a link shows what one sees; reset; copies and pictures of the page.
+// The state in the address, so that a link reproduces the view; reset; copy link; print.
 
 const FIELDS = ["temperature", "top-k", "seed", "color"];
 const defaults = () => ({temperature: "0.8", "top-k": String(Math.min(20, V)), seed: "1", color: "loss"});
@@ -32,7 +32,7 @@ function restore(hash) {  // values that do not fit this model are ignored
   Object.assign(edits, {undo: [], redo: [], now: snapshot(), kind: ""});
   sliders();
   render_selection();
-  read();
+  update_text();
 }
 
 function save_soon() {

@@ -6,7 +6,7 @@ let seen = [];  // those of them that the model reads
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}]/u;
 let skipped = 0, pointed = -1, tapped = null;
 
-function read() {  // after any change of the text
+function update_text() {  // after any change of the text
   let at = 0;
   const all = Array.from(text.value, c => ({c, at: (at += c.length) - c.length, id: id_of.get(c) ?? -1, n: -1}));
   const known = all.filter(one => one.id >= 0), unknown = all.length - known.length;
@@ -17,13 +17,13 @@ function read() {  // after any change of the text
   [pointed, tapped] = [-1, null];
   render_text(text.value.slice(0, begin), all.filter(one => one.at >= begin));
   $("notes").textContent = [
-    skipped && `The model reads at most ${T} characters: here the last ${seen.length}, without the gray ones before them. ` +
+    skipped && `The model reads at most ${T} characters: here the last ${seen.length}, the earlier, gray ones are ignored. ` +
       `When they reach ${T}, the first ${DROPPED} are dropped.`,
     unknown && `${plural(unknown, "character")} ${unknown === 1 ? "is" : "are"} not in its vocabulary; struck out and skipped.`,
   ].filter(Boolean).join(" ");
   cancelAnimationFrame(filling);
   last.inside = null;
-  if (!seen.length) Object.assign(last, {view: null, losses: [], habits: [], effects: [], map: null});
+  if (!seen.length) Object.assign(last, {view: null, losses: [], patterns: [], effects: [], map: null});
   render_status();
   if (!seen.length) render();
   ask();
@@ -33,7 +33,7 @@ function read() {  // after any change of the text
 function render_text(before, now) {  // a span for each character; only what differs is changed
   const layer = $("shown");
   if (!render_text.end) layer.append(render_text.before = element("span", "", "before"), render_text.end = element("span", "\u200b"));
-  $("desk").dir = RIGHT_TO_LEFT.test(text.value) ? "rtl" : "ltr";  // of all lines: per line, browsers differ in spans
+  $("desk").dir = RIGHT_TO_LEFT.test(text.value) ? "rtl" : "ltr";  // one direction for all lines, because browsers handle per-line direction in spans differently
   set_text(render_text.before, before);
   now.forEach((one, k) => {
     const old = shown[k];

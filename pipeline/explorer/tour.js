@@ -2,10 +2,10 @@
 
 const TOUR = [
   ["desk", "The task", "The model reads a text character by character. At every position it answers one question: which character is next? Its answer is a probability for each character that it knows."],
-  ["desk", "Loss", "The color of a character is its loss: how much the model was surprised by it. Loss is −ln(probability), in nats. A probability of 100 % costs 0 nats, of 37 % costs 1, of 5 % costs 3.", () => { $("color").value = "loss"; render_colors(); }],
-  ["next", "Candidates and temperature", "These are the most likely next characters. A temperature below 1 sharpens the distribution, top-k keeps only the k best. Click a character to insert it."],
+  ["desk", "Loss", "The color of a character is its loss: how much the model was surprised by it. Loss is −ln(probability), in nats. A probability of 100% costs 0 nats, of 37% costs 1, of 5% costs 3.", () => { $("color").value = "loss"; render_colors(); }],
+  ["next", "Candidates and temperature", "These are the most likely next characters. A temperature below 1 sharpens the distribution; top-k keeps only the k most likely characters. Click a character to insert it."],
   ["overview", "A head that looks back", "A head is a part of a layer that reads from earlier positions. Each strip is one head: from the first character on the left to the current one, the deeper the color, the larger the attention weight. The selected head now colors the text.", () => {
-    const ranked = last.habits.map((habit, k) => [habit ? habit.share - habit.even : 0, k]).sort((a, b) => b[0] - a[0]);
+    const ranked = last.patterns.map((pattern, k) => [pattern ? pattern.share - pattern.even : 0, k]).sort((a, b) => b[0] - a[0]);
     if (ranked.length) select_head(Math.floor(ranked[0][1] / H), ranked[0][1] % H);
   }],
   ["layers", "The prediction, layer by layer", "Every layer adds to a vector, the residual stream. Here the output head reads this vector after each layer (the “logit lens”). A logit is the score of a character before the softmax turns scores into probabilities."],
@@ -24,8 +24,8 @@ function show_tour(at) {
   tour.undo = null;
   document.querySelector(".toured")?.classList.remove("toured");
   if (at < 0 || at >= TOUR.length) { end_tour(); return; }
-  const [id, title, words, does] = TOUR[tour.at = at];
-  does?.();
+  const [id, title, words, action] = TOUR[tour.at = at];
+  action?.();
   $("tour-title").textContent = title;
   $("tour-text").textContent = words;
   $("tour-count").textContent = `${at + 1} of ${TOUR.length}`;

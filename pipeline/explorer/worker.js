@@ -1,8 +1,8 @@
 // The model's thread. The page sends what it wants to see; only the newest request is worked on. Between portions of
 // work the thread looks for a newer one, so nothing that is out of date is finished.
 
-const PORTION = 12;  // milliseconds of work between two looks
-let model, check, characters, whole, variant, scratch;  // readers: with all heads on, as switched, with one head off
+const PORTION = 12;  // milliseconds of work between checks for a newer request
+let model, check, characters, whole, variant, scratch;  // readers: with all heads on, with the user's selection, with one head off
 let reader = null;  // whole or variant
 let wanted = null, working = false;
 let sent = "", sent_map = "", effects = {key: "", values: []};
@@ -57,18 +57,18 @@ function* complete(one, request = null) {  // read the rest of the text, and rep
 function* answer(request) {
   const {ids, off, at, head, open} = request, key = `${ids.join()}|${off.join()}`;
   reader = off.length ? variant : whole;
-  whole.want(ids);
+  whole.set_request(ids);
   if (off.length && whole.done < ids.length) yield {kind: "progress", done: 0, losses: null};
   yield* complete(whole, off.length ? null : request);
   if (off.length) {
-    variant.want(ids, off);
+    variant.set_request(ids, off);
     yield* complete(variant, request);
   }
   const baseline = mean(losses(whole));
   if (key !== sent) {
     yield {kind: "read", losses: losses(reader), baseline};
-    const summary = yield* habits(reader, characters);
-    yield {kind: "habits", habits: summary};
+    const summary = yield* patterns(reader, characters);
+    yield {kind: "patterns", patterns: summary};
   }
   if (open.neurons && at >= 0) yield {kind: "neurons", lists: neurons(reader, at)};
   if (open.inside && at >= 0) yield {kind: "inside", ...inside(reader, at, ...head)};
@@ -85,7 +85,7 @@ function* measure_effects(ids, baseline) {  // how much the loss of the text inc
   if (ids.length < 2) return;
   for (let k = 0; k < L * H; k++) {
     if (effects.values[k] !== null) continue;
-    scratch.want(ids, [k]);
+    scratch.set_request(ids, [k]);
     yield* complete(scratch);
     effects.values[k] = mean(losses(scratch)) - baseline;
     yield {kind: "effects", values: effects.values};

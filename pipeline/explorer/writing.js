@@ -10,7 +10,7 @@ function remember(kind) {  // after a change; changes of the same kind, one afte
   Object.assign(edits, {redo: [], now: snapshot(), kind});
 }
 
-function travel(from, to) {  // undo, or redo
+function restore_edit(from, to) {  // undo, or redo
   stop();
   if (!from.length) return;
   to.push(edits.now);
@@ -18,10 +18,10 @@ function travel(from, to) {  // undo, or redo
   edits.kind = "";
   text.value = edits.now.value;
   text.selectionStart = text.selectionEnd = edits.now.caret;
-  read();
+  update_text();
 }
 
-const undo = () => travel(edits.undo, edits.redo), redo = () => travel(edits.redo, edits.undo);
+const undo = () => restore_edit(edits.undo, edits.redo), redo = () => restore_edit(edits.redo, edits.undo);
 
 text.addEventListener("keydown", e => {
   if (!(e.ctrlKey || e.metaKey) || e.altKey) return;
@@ -38,7 +38,7 @@ text.addEventListener("input", e => {
   stop();
   const word = e.inputType === "insertText" && e.data && e.data.trim() ? "typing" : e.inputType === "deleteContentBackward" ? "deleting" : "";
   remember(word);
-  read();
+  update_text();
 });
 
 function distribution(logits) {  // probabilities after temperature and top-k
@@ -68,7 +68,7 @@ function insert(id, n, kind = "") {  // a character after position n
   text.value = text.value.slice(0, at) + characters[id] + text.value.slice(at);
   text.selectionStart = text.selectionEnd = at + characters[id].length;
   remember(kind);
-  read();
+  update_text();
 }
 
 let pending = 0;  // characters to sample as soon as the prediction at the end of the text is there

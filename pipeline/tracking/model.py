@@ -9,9 +9,10 @@ import baregpt
 from baregpt.weights import read_weights
 from pipeline.common.stage import default_prompt
 
-NAME = "baregpt"  # of logged and registered models
+NAME = "baregpt"  # the name of logged and registered models
 RESULT_METRICS = "result/train_loss", "result/validation_loss"
-DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}  # of the served model
+# the params of the served model
+DEFAULTS = {"length": 512, "temperature": 0.8, "top_k": 20, "seed": -1}
 
 
 def log_model(client, run_id, weights):
@@ -61,7 +62,7 @@ def save_model(path, weights, run_id, model_id):
     example = pandas.DataFrame({"prompt": [default_prompt(vocab, metadata)]})
     served_model = Path(__file__).with_name("served_model.py")
     with tempfile.TemporaryDirectory() as folder:
-        # without the included weights: the model has its own
+        # without the pretrained weights: the model has its own
         code = shutil.copytree(
             Path(baregpt.__file__).parent,
             f"{folder}/baregpt",

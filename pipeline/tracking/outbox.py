@@ -33,7 +33,8 @@ WORKER_FLAG = "--worker"
 def enqueue(record, files=()):
     """Write a record, in a folder with its artifacts, in place of its earlier version.
 
-    The record comes last: until then the folder is ignored, and afterwards nothing changes in it.
+    The record is written last: a folder without a record is ignored, and one with a record no
+    longer changes.
     """
     earlier = sorted(OUTBOX.glob(f"{record.name}.*[0-9]"))
     number = 1 + int(earlier[-1].suffix[1:]) if earlier else 0
@@ -52,7 +53,7 @@ def enqueue(record, files=()):
 
 
 def remove(folder):
-    """Delete a record, and then its artifacts: a record is always complete."""
+    """Delete a record, then its artifacts, so that a record on disk always has its artifacts."""
     (folder / RECORD).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -73,17 +74,17 @@ def attach_artifacts(md5, section, params, *paths):
 
 
 def queued():
-    """Return (record, its folder) of the records of this store, trainings first."""
+    """Return (record, its folder) of the records of this store, training runs first."""
     found = []
     for folder in sorted(OUTBOX.glob("*")):  # the latest version of a record last
         try:
-            # former releases wrote no name
+            # earlier releases wrote no name
             values = {"name": folder.name} | json.loads((folder / RECORD).read_bytes())
             record = RunRecord(**values)
-        except OSError:  # no record, or not any more
+        except OSError:  # it has no record, or no longer has one
             continue
         except (TypeError, ValueError) as error:
-            warn(f"cannot deliver {folder}, which is left as it is ({error})")
+            warn(f"cannot deliver {folder}, leaving it unchanged ({error})")
             continue
         if record.store not in (None, store.store_name()):
             warn(
@@ -91,16 +92,18 @@ def queued():
                 " to deliver them"
             )
             continue
-        if record.status == RUNNING and not record.is_running():  # it could not say so itself
+        if record.status == RUNNING and not record.is_running():
+            # it was killed before it could record its status
             record.finish(KILLED)
         found.append((record, folder))
-    return sorted(found, key=lambda entry: entry[0].key != "training")  # others belong to them
+    # the training run must be delivered before the records of later stages
+    return sorted(found, key=lambda entry: entry[0].key != "training")
 
 
 def time_limit():
     """Return the seconds that a delivery may take."""
     size = 0
-    with contextlib.suppress(OSError):  # another delivery may delete them meanwhile
+    with contextlib.suppress(OSError):  # another delivery may delete them in the meantime
         for path in [*OUTBOX.glob("*/*"), WEIGHTS]:
             size += path.stat().st_size
     return DELIVERY_TIMEOUT + size // BANDWIDTH
@@ -112,30 +115,32 @@ def limited():
 
 
 def deliver():
-    """Deliver all records; return how many are complete. OSError at the end if any is left."""
+    """Deliver all records and return how many were complete. Raises OSError at the end if MLflow
+    rejected any.
+    """
     count, failed = 0, {}
     with limited(), store.LOCK:
         records = queued()
         connection = store.connect() if records else ()
         for record, folder in records:
             weights = record.tags.get("weights.md5", record.name)
-            if weights in failed:  # their run has to be first
+            if weights in failed:  # their training run must be delivered first
                 continue
             files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != RECORD]
             try:
                 send(record, files, *connection)
-            except Exception as error:  # of any type: each kind of store has its own
+            except Exception as error:  # any type: each kind of store has its own
                 if not (folder / RECORD).exists():
-                    continue  # a later version was written meanwhile
-                failed[weights] = f"MLflow refused a run ({store.without_secrets(error)})"
+                    continue  # a later version was written in the meantime
+                failed[weights] = f"MLflow rejected a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
-                    store.connect()  # again: a server that refuses a request may also hang up
+                    store.connect()  # again: a server that rejects a request may also hang up
                 continue
             if record.end:
                 remove(folder)
                 count += 1
-    for failure in failed.values():
-        raise OSError(failure)
+    if failed:
+        raise OSError(next(iter(failed.values())))
     return count
 
 
@@ -160,12 +165,14 @@ class DeliveryProcess:
             self.pipe.write(b"\n")
 
     def close(self, timeout=None):
-        """Wait until it has delivered all or failed, at most `timeout` seconds."""
+        """Wait until it has delivered everything or failed, at most `timeout` seconds."""
         self.pipe.close()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout or time_limit())
-            if not timeout:  # a delivery that was under way took time from the last one
+            if not timeout:
+                # The last delivery may have started late. Make its time limit expire now, so that
+                # it reports the failure itself.
                 self.process.send_signal(getattr(signal, "SIGALRM", signal.SIGTERM))
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.process.wait(STOP_TIMEOUT)
@@ -173,8 +180,8 @@ class DeliveryProcess:
             self.process.kill()
 
 
-def work():
-    """Deliver whenever data comes in on stdin, and at its end; warn of the first failure."""
+def run_worker():
+    """Deliver whenever stdin has data, and once more when it is closed; warn of one failure."""
     die_with_parent()
     is_open, has_failed = True, False
     while is_open:

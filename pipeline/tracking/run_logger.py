@@ -12,30 +12,33 @@ from pipeline.common.paths import LOSS_PLOT, VOCAB, WEIGHTS
 from pipeline.common.record import FAILED, FINISHED, KILLED
 from pipeline.tracking.new_run import NOTE
 from pipeline.tracking.outbox import STOP_TIMEOUT, DeliveryProcess, enqueue
-from pipeline.tracking.samples import SAMPLES_BY_STEP, cut
+from pipeline.tracking.samples import SAMPLES_BY_STEP, sample_line, truncate
 
 
 class RunLogger(contextlib.AbstractContextManager):
-    """Logs the steps of a training run; as a context manager, also that it failed or was killed.
+    """Logs the steps of a training run; as a context manager, also logs whether it failed or was
+    killed.
 
-    sample_line: a function of the step, which returns a line that the model generates.
+    setup: a TrainingSetup. state: a TrainingState, with the record and the completed steps.
     """
 
-    def __init__(self, record, lock, steps, completed_steps, characters_per_step, sample_line):
-        self.record, self.lock, self.characters_per_step = record, lock, characters_per_step
-        self.sample_line = sample_line
-        self.step, self.seconds = completed_steps, list[float]()  # of steps, since an evaluation
+    def __init__(self, setup, state):
+        self.setup, self.record, self.lock = setup, state.record, state.lock
+        self.step = state.progress.completed_steps
+        self.seconds = list[float]()  # durations of the steps since an evaluation
         self.process = psutil.Process()
         self.process.cpu_percent()  # later calls return the mean since the previous one
         # disable=None: no bar unless on a terminal
-        self.bar = tqdm(initial=completed_steps, total=steps, unit="step", disable=None)
+        steps = setup.config.steps
+        self.bar = tqdm(initial=self.step, total=steps, unit="step", disable=None)
         self.delivery = DeliveryProcess()
 
     def __exit__(self, kind, error, traceback):
         self.bar.close()
         if error and self.step and not self.record.end:
             self.record.finish(KILLED if kind is KeyboardInterrupt else FAILED)
-            with contextlib.suppress(OSError):  # a full disk, say: the next command marks the run
+            # with a full disk, for example, the next command marks it as killed
+            with contextlib.suppress(OSError):
                 enqueue(self.record)
         with contextlib.suppress(OSError):  # Windows does not delete open files
             os.unlink(self.lock.lock_file)
@@ -50,14 +53,14 @@ class RunLogger(contextlib.AbstractContextManager):
         if validation_loss is not None:
             metrics["loss/validation"] = validation_loss
             metrics |= self.usage()
-            text = self.sample_line(step)
+            text = sample_line(self.setup.model, self.setup.vocab, step)
             so_far = self.record.texts.get(SAMPLES_BY_STEP, "")
             self.record.texts[SAMPLES_BY_STEP] = f"{so_far}step {step}: {text}\n"
             self.bar.clear()
             print(
                 f"step {step}: train loss {train_loss:.4f}, validation loss {validation_loss:.4f}"
             )
-            print(cut(f"  {text}", shutil.get_terminal_size().columns), flush=True)
+            print(truncate(f"  {text}", shutil.get_terminal_size().columns), flush=True)
         metrics["optimizer/gradient_norm"] = gradient_norm  # last: see client.send
         self.record.log_metrics(step, metrics)
         self.bar.set_postfix(loss=f"{train_loss:.3f}", refresh=False)
@@ -65,7 +68,8 @@ class RunLogger(contextlib.AbstractContextManager):
 
     def usage(self):
         """Return the speed, CPU time and memory of the steps since the last call, as metrics."""
-        characters, seconds = self.characters_per_step * len(self.seconds), sum(self.seconds)
+        characters = self.setup.characters_per_step * len(self.seconds)
+        seconds = sum(self.seconds)
         self.seconds.clear()
         return {
             "speed/characters_per_second": characters / seconds,
@@ -74,12 +78,12 @@ class RunLogger(contextlib.AbstractContextManager):
         }
 
     def deliver(self):
-        """Have the record delivered as it is now."""
+        """Queue the record in its current state and notify the delivery process."""
         enqueue(self.record)
         self.delivery.notify()
 
     def finish(self, metrics):
-        """Log the final metrics and files, and wait until they are delivered or that fails."""
+        """Log the final metrics and files; wait until they are delivered or the delivery fails."""
         step, loss = metrics["best_step"], metrics["validation_loss"]
         losses = {"result/train_loss": metrics["train_loss"], "result/validation_loss": loss}
         self.record.log_metrics(step, losses)

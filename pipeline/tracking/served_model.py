@@ -46,7 +46,8 @@ class TextGenerator:
             streams = [generate(self.model, self.vocab, one, *sampling) for one in prompts]
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
-        seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()  # then the server answers for us
+        # after this, the server sends a timeout response itself
+        seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         deadline, server = time.monotonic() + seconds, find_server()
 
         def is_awaited():
@@ -56,7 +57,8 @@ class TextGenerator:
                 or time.monotonic() > deadline
             ):
                 raise MlflowException(
-                    "generation was stopped because no client waits or the server shuts down",
+                    "generation was stopped: the client disconnected, the request timed out, or the"
+                    " server is shutting down",
                     TEMPORARILY_UNAVAILABLE,
                 )
             return True
@@ -66,9 +68,9 @@ class TextGenerator:
 
 @functools.cache
 def find_server():
-    """Return the uvicorn server in which MLflow runs the model, None if it does not serve it.
+    """Return the uvicorn server in which MLflow runs the model, or None if it does not serve it.
 
-    MLflow does not pass it on, and does not end a prediction whose client has left.
+    MLflow does not pass it on, and does not end a prediction whose client has disconnected.
     """
     uvicorn = sys.modules.get("uvicorn")
     return next((x for x in gc.get_objects() if uvicorn and type(x) is uvicorn.Server), None)

@@ -1,16 +1,11 @@
-"""Finding runs by a tag, and grouping the runs of a sweep."""
+"""Grouping the runs of a sweep."""
 
 import hashlib
 
 from pipeline.tracking.new_run import NOTE
+from pipeline.tracking.store import find_by_tag
 
 LOSS = "result/validation_loss"
-
-
-def find_by_tag(key, value, client, experiment_id):
-    """Return the run with this tag, or None. No user's text: MLflow's filters cannot quote it."""
-    found = client.search_runs([experiment_id], f"tags.`{key}` = '{value}'", max_results=1)
-    return found[0] if found else None
 
 
 def group_sweep(sweep, run_id, client, experiment_id):
@@ -31,8 +26,8 @@ def group_sweep(sweep, run_id, client, experiment_id):
 
 
 def show_best(parent, runs, client):
-    """Log to the parent the loss of its best child, and as tags the params that differ among the
-    children: params of a run cannot change.
+    """Log the loss of the best child to the parent. The params that differ among the children
+    become tags, because params cannot be changed.
     """
     finished = [run for run in runs if LOSS in run.data.metrics]
     best = min(finished, key=lambda run: run.data.metrics[LOSS], default=None)
@@ -45,7 +40,7 @@ def show_best(parent, runs, client):
     tags["best.run"] = best.info.run_name
     tags[NOTE] = (
         f"Best of {len(finished)} finished runs: {best.info.run_name}, validation loss {loss:.4f}"
-        f" with {values}."
+        + (f" with {values}." if values else ".")  # none if only sample.* is swept
     )
     for name, value in tags.items():
         client.set_tag(parent.info.run_id, name, value)

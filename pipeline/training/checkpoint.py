@@ -1,7 +1,8 @@
-"""Checkpoints: the complete state of a training run, which resumes from it bitwise identically.
+"""Checkpoints: the complete state of a training run, from which it resumes with bitwise identical
+results.
 
 A checkpoint is named after its run and the fingerprint of the run's inputs, so a run resumes only
-from a checkpoint with the same inputs. It lies in the checkout itself, where it outlives the
+from a checkpoint with the same inputs. It is stored in the checkout itself, where it outlives the
 temporary copies in which DVC runs experiments.
 """
 
@@ -20,7 +21,7 @@ from pipeline.common.record import RunRecord
 from pipeline.common.stage import defer_stop_signals, warn
 from pipeline.training.progress import Progress
 
-MAX_CHECKPOINTS = 2  # the one just written, and others of runs that are not active
+MAX_CHECKPOINTS = 2  # in total, not counting those of other active runs
 
 
 def fingerprint(inputs):
@@ -53,19 +54,19 @@ class Checkpoint:
 
 
 def read_checkpoint(path):
-    """Return the Checkpoint in a file; ValueError if it is damaged or from another version."""
+    """Return the Checkpoint in a file. Raises ValueError if it is damaged or of another version."""
     try:
         with np.load(path) as saved:  # unpickles nothing
             state = json.loads(bytes(saved["state"]))
         progress, record = Progress(**state["progress"]), RunRecord(**state["record"])
         return Checkpoint(path, int(state["number"]), dict(state["inputs"]), progress, record)
-    except Exception as error:  # of any type: the file may hold anything
+    except Exception as error:  # any type: the file may hold anything
         reason = " ".join(str(error).split())
         raise ValueError(f"it is damaged or from another version: {reason}") from None
 
 
 def read_arrays(path, arrays):
-    """Return name -> array with the shapes and dtypes of `arrays`; ValueError as above."""
+    """Return name -> array with the shapes and dtypes of `arrays`. Raises ValueError as above."""
     try:
         with np.load(path) as saved:  # checks the checksum of each array
             found = {name: saved[name] for name in arrays}
@@ -87,13 +88,15 @@ def all_checkpoints():
 
 
 class TrainingState:
-    """Everything that a training run needs to resume: arrays, progress, and its MLflow record."""
+    """Everything that a training run needs to resume: arrays, progress, and its MLflow record.
 
-    def __init__(self, inputs, model, optimizer, progress):
-        self.inputs, self.model = inputs, model
+    interval: the number of steps between checkpoints.
+    """
+
+    def __init__(self, inputs, model, optimizer, progress, interval):
+        self.inputs, self.progress, self.interval = inputs, progress, interval
         self.arrays = state_arrays(model, optimizer)
-        self.progress = progress
-        self.record: RunRecord  # of MLflow; with its lock on rank 0 only
+        self.record: RunRecord  # the record of its MLflow run; with its lock on rank 0 only
         self.lock: FileLock
 
     @property
@@ -104,6 +107,10 @@ class TrainingState:
     def begin(self, record):
         """Set the record of a training run that starts from the beginning."""
         self.record, self.lock = record, record.acquire_lock()
+
+    def is_due(self, step):
+        """Return whether to save a checkpoint after this step."""
+        return step == 1 or step % self.interval == 0
 
     def save(self):
         """Write a checkpoint; after an OSError the previous one is intact."""
@@ -129,7 +136,8 @@ class TrainingState:
         """Delete the checkpoint of a training run that has finished. The lock of its record is
         still held, so no other run resumes from it.
         """
-        for path in CHECKPOINTS.glob(f"{self.path.name}*"):  # with what a killed process left
+        # with temporary files left by a killed process
+        for path in CHECKPOINTS.glob(f"{self.path.name}*"):
             path.unlink()
         with contextlib.suppress(OSError):  # not empty
             CHECKPOINTS.rmdir()
@@ -151,8 +159,8 @@ class TrainingState:
                     continue  # it is running, in another copy
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
-                warn(f"ignored checkpoint {path} ({error}); training starts from the beginning")
-                with contextlib.suppress(OSError):  # that training has ended meanwhile
+                warn(f"ignored checkpoint {path} ({error})")
+                with contextlib.suppress(OSError):  # that training run has ended in the meantime
                     path.replace(path.with_suffix(".damaged"))
                 continue
             for name, array in self.arrays.items():
@@ -170,6 +178,6 @@ def print_difference(path, inputs):
     except ValueError as error:
         print(f"ignored checkpoint {path}: {error}")
         return
-    reason = inputs.differences(checkpoint.inputs) or "NumPy version differs"
+    reason = inputs.describe_differences(checkpoint.inputs) or "NumPy version differs"
     steps = checkpoint.progress.completed_steps
     print(f"ignored checkpoint {path} after step {steps}: {reason}")

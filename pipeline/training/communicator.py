@@ -13,10 +13,11 @@ import time
 import numpy as np
 
 from baregpt.model import named_views
-from baregpt.trainer import sum_tree
-from pipeline.common.stage import STOP_SIGNALS, run
+from baregpt.trainer import pairwise_sum
+from pipeline.common.stage import STOP_SIGNALS
 
-RANK_TIMEOUT = 10  # seconds to wait for another rank, beyond five times this rank's own work
+# seconds to wait for another rank, in addition to five times the duration of this rank's own work
+RANK_TIMEOUT = 10
 ROOT_TIMEOUT = 600  # seconds to wait for rank 0 while it writes a checkpoint and logs to MLflow
 CONNECT_TIMEOUT = 60  # seconds in which the ranks have to connect, and to disconnect
 SIZE_VARIABLES = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"  # set by launchers
@@ -32,6 +33,24 @@ def kill_after(seconds):
         signal.alarm(0)
 
 
+class SingleProcess:
+    """The communicator of a process that trains alone."""
+
+    rank, size = 0, 1
+
+    def broadcast_state(self, shards, fingerprint, state, arrays):
+        return state
+
+    def distribute(self, local_map):
+        return local_map
+
+    def barrier(self):
+        pass
+
+    def disconnect(self):
+        pass
+
+
 class Communicator:
     """This process as rank `rank` of the `size` that train together."""
 
@@ -43,18 +62,19 @@ class Communicator:
             reason = str(error).splitlines()[0]
             raise ValueError(
                 f"ranks.launcher requires mpi4py and an MPI library ({reason}); run"
-                " `pip install .[mpi]`"
+                " `pip install -e .[mpi]`"
             ) from None
         self.mpi, self.comm = MPI, MPI.COMM_WORLD
         self.rank, self.size, self.host = self.comm.rank, self.comm.size, platform.node()
         self.hosts, self.last_sync = [self.host] * self.size, time.monotonic()
-        if self.size == 1 < max(int(os.environ.get(name, 1)) for name in SIZE_VARIABLES):
+        started = max(int(os.environ.get(name, 1)) for name in SIZE_VARIABLES)
+        if self.size == 1 and started > 1:
             raise ValueError("ranks.launcher and mpi4py must use the same MPI implementation")
 
     def broadcast_state(self, shards, fingerprint, state, arrays):
         """Copy rank 0's arrays to all ranks, in place, and return its `state`.
 
-        ValueError if the shards cannot be distributed evenly, or if the ranks' inputs differ.
+        Raises ValueError if the shards cannot be distributed evenly or the ranks' inputs differ.
         """
         if self.size & (self.size - 1) or shards % self.size:
             allowed = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
@@ -83,7 +103,7 @@ class Communicator:
             self.mpi.Finalize()
 
     def allreduce_sum(self, array, timeout=RANK_TIMEOUT):
-        """Sum an array over all ranks, in place, along a binary tree: bitwise identical on each.
+        """Sum an array over all ranks, in place, by recursive doubling: bitwise identical on each.
 
         At level k, each rank exchanges with the one whose number differs in bit k.
         """
@@ -114,12 +134,14 @@ class Communicator:
 
         If the function returns a number, the map returns the numbers of all items. If it returns
         (loss, gradients), the map returns all losses; the first item carries the sum of all
-        gradients, and the others zeros, so that `sum_tree` over them leaves it unchanged.
+        gradients, and the others zeros, so that `pairwise_sum` over them leaves it unchanged.
         """
 
         def sum_gradients(gradients):
             names = list(gradients[0])
-            sums = list(local_map(lambda name: sum_tree([one[name] for one in gradients]), names))
+            sums = list(
+                local_map(lambda name: pairwise_sum([one[name] for one in gradients]), names)
+            )
             shapes = {name: array.shape for name, array in zip(names, sums)}
             flat = np.concatenate([array.ravel() for array in sums])
             return named_views(self.allreduce_sum(flat), shapes)
@@ -150,30 +172,18 @@ def report_on_rank_zero(communicator):
     try:
         yield
     except ValueError:
-        if communicator and communicator.rank:
+        if communicator.rank:
             time.sleep(ROOT_TIMEOUT)
         raise
 
 
 def abort(message):
-    """Print an error and exit, which ends training on all ranks: `launch` stops them when it
-    reads the message, launchers when a rank exits. MPI's Abort would wait for unreachable ranks.
+    """Print an error and exit, which ends training on all ranks: `launch` stops the ranks when it
+    reads the message, and launchers do so when a rank exits. MPI's Abort would wait for unreachable
+    ranks.
     """
     for stop in STOP_SIGNALS:
         signal.signal(stop, signal.SIG_DFL)
     print(f"error: {message}\n", end="", flush=True)  # in one write, so that lines do not mix
-    time.sleep(5)  # or the exit code could arrive before the message
+    time.sleep(5)  # otherwise, the exit code could arrive before the message
     os._exit(1)
-
-
-def run_rank(stage):
-    """Run a stage, `stage(communicator)`, as one rank; an error on any rank ends all."""
-    try:
-        run(lambda: stage(Communicator()))
-    except SystemExit as stopped:
-        if isinstance(stopped.code, str):
-            abort(stopped.code.removeprefix("error: "))
-        os._exit(1)  # whoever stopped this rank stops the others
-    except Exception as error:  # of MPI, or a defect: the other ranks would wait
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        abort(f"a rank on {platform.node()} failed with {reason}")

@@ -1,5 +1,6 @@
-"""Starting this command on several MPI ranks, with `ranks.launcher`."""
+"""Running this command on several MPI ranks, with `ranks.launcher`."""
 
+import os
 import platform
 import shlex
 import shutil
@@ -9,6 +10,8 @@ import sys
 import psutil
 
 from pipeline.common.process import die_with_parent
+from pipeline.common.stage import run
+from pipeline.training.communicator import Communicator, abort
 
 RANK_FLAG = "--rank"  # argument of a process that was launched as a rank
 
@@ -24,8 +27,8 @@ def terminate_all(launcher):
 
 
 def launch(launcher):
-    """Run this command on several ranks and print their output; ValueError, with one line, if they
-    or the launcher fail.
+    """Run this command on several ranks and print their output. Raises ValueError, with one
+    line, if they or the launcher fail.
     """
     if platform.system() == "Windows":
         raise ValueError("ranks.launcher requires Linux or macOS; on Windows, run it in WSL")
@@ -62,3 +65,23 @@ def launch(launcher):
             f"a rank died or `{launcher}` failed with exit code {code}; run again to resume from"
             " the last checkpoint, if there is one"
         )
+
+
+def run_rank(stage):
+    """Run a stage, `stage(communicator)`, as one rank; an error on any rank ends all."""
+
+    def start():
+        communicator = Communicator()
+        if communicator.rank == 0:
+            print(f"training on {communicator.size} ranks")
+        stage(communicator)
+
+    try:
+        run(start)
+    except SystemExit as stopped:
+        if isinstance(stopped.code, str):
+            abort(stopped.code.removeprefix("error: "))
+        os._exit(1)  # the process that stopped this rank also stops the others
+    except Exception as error:  # an MPI error or a defect: otherwise, the other ranks would wait
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        abort(f"a rank on {platform.node()} failed with {reason}")

@@ -11,22 +11,28 @@ CGROUP_LIMITS = "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit
 
 
 def step_memory(vocab_size, block_size, d_model, n_heads, n_layers, sequences, shards, threads):
-    """Return an estimate, within a fifth, of the bytes that a training step needs.
+    """Return an estimate, accurate to 20%, of the bytes that a training step needs.
 
-    sequences: of each shard. The number of activations was fitted to measurements of
+    sequences: the number in each shard. The number of activations was fitted to measurements of
     `GPT.loss_and_gradients`.
     """
     V, T, D, H, L, B = vocab_size, block_size, d_model, n_heads, n_layers, sequences
     N = B * T
     parameters = (2 * V + T + 12 * L * D) * D
-    attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)  # only scores below the diagonal are computed
+    # attention scores above the diagonal are computed only in the tiles that it crosses
+    attn = N * H * (L * (T + 64) / 2 + 2.6 * 64)
     activations = 16 * L * N * D + 6 * N * D + 4 * N * V + attn
     # parameters, their best values, two moments of Adam, and the gradients of each shard
     return 4 * ((4 + shards) * parameters + min(threads, shards) * activations)
 
 
 def available_memory():
-    """Return the bytes that this process can use without swapping, or being killed."""
+    """Return the available bytes of memory: those of this machine, but at most the limit of this
+    process's cgroup.
+
+    What the cgroup uses already is not subtracted: most of it may be cached files, which the kernel
+    frees if needed.
+    """
     available = psutil.virtual_memory().available
     for path in map(Path, CGROUP_LIMITS):
         with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
@@ -35,7 +41,8 @@ def available_memory():
 
 
 def check_memory(params, vocab_size, ranks=1):
-    """ValueError if a step needs more memory than is available: the kernel would kill it.
+    """Raise ValueError if a step needs more memory than is available, because the kernel would kill
+    it.
 
     It names the parameter that makes the largest difference.
     """

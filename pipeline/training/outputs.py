@@ -9,25 +9,9 @@ import numpy as np
 from baregpt.files import atomic_write
 from baregpt.weights import save_weights
 from pipeline.common import paths
-from pipeline.training.snapshots import max_length, snapshot_steps, write_snapshots
 
-# Curves are written as training goes under DVC only, which has removed the previous ones.
+# Only under DVC, which has removed the previous curves, are curves written during training.
 IS_LIVE = "DVC_STAGE" in os.environ
-EXCERPT_LENGTH = 40  # characters of the held-out text that the weights store as a default prompt
-
-
-def excerpt(vocab, ids, block_size):
-    """Return up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
-    most block_size; from its beginning if it is a single line.
-    """
-    text, length = vocab.decode(ids[:1000]), min(EXCERPT_LENGTH, block_size)
-    start = text.find("\n") + 1
-    return text[start : start + length] or text[:length]
-
-
-def snapshot_line(vocab, ids, config):
-    """Return the part of the excerpt of which snapshots are taken."""
-    return excerpt(vocab, ids, config.block_size)[: max_length(config)]
 
 
 def write_curves(progress):
@@ -43,9 +27,9 @@ def write_curves(progress):
 
 
 @contextlib.contextmanager
-def live_curves():
+def delete_curves_on_error():
     """Delete the curves so far if the block fails, because `dvc checkout` refuses to replace them
-    by the previous ones.
+    with the previous ones.
     """
     try:
         yield
@@ -55,27 +39,49 @@ def live_curves():
         raise
 
 
-def write_outputs(model, vocab, corpus, validation_ids, validation_loss, config, progress):
-    """Write all outputs of the stage; return the metrics."""
-    from pipeline.training.curves import plot_curves  # Matplotlib: on rank 0 only
+def plot_curves(progress):
+    """Plot both loss curves, in nats per character, and mark the best step."""
+    from matplotlib.figure import Figure  # on rank 0 only
 
-    best_step, block_size = progress.best_step, model.config.block_size
+    train_curve, validation_curve = progress.train_curve, dict(progress.validation_curve)
+    best = min(validation_curve, key=validation_curve.__getitem__)
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    (line,) = axes.plot(
+        range(1, len(train_curve) + 1), train_curve, label="training batch", linewidth=0.8
+    )
+    line.set_alpha(0.4)
+    axes.plot(*zip(*validation_curve.items()), "o-", label="validation", markersize=4)
+    label = f"best: {validation_curve[best]:.3f} at step {best:,}"
+    point = best, validation_curve[best]
+    axes.annotate(label, point, (0, 8), textcoords="offset points", ha="right", va="bottom")
+    axes.set(xlabel="step", ylabel="loss (nats per character)", title="Loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(paths.LOSS_PLOT) as file:
+        figure.savefig(file, format="png")
+
+
+def write_outputs(setup, progress, snapshots, validation_loss):
+    """Write all outputs of the stage; return the metrics.
+
+    validation_loss: that of the best weights over the whole split.
+    """
+    best_step, config = progress.best_step, setup.config
     interval = progress.train_curve[max(0, best_step - config.evaluation_interval) : best_step]
     metrics = {
         "train_loss": round(float(np.mean(interval)), 6),  # over the interval before the best step
-        "validation_loss": round(validation_loss, 6),  # over the whole split
+        "validation_loss": round(validation_loss, 6),
         "best_step": best_step,
-        "parameters": model.n_parameters,
-        "characters_seen": config.batch_size * block_size * best_step,
+        "parameters": setup.model.n_parameters,
+        "characters_seen": setup.characters_per_step * best_step,
     }
-    prompt = excerpt(vocab, validation_ids, block_size)
-    metadata = {"corpus_sha256": corpus["sha256"], "excerpt": prompt, "steps": config.steps}
-    save_weights(paths.WEIGHTS, model, vocab, metadata | metrics)
+    metadata = {"corpus_sha256": setup.corpus["sha256"], "excerpt": setup.excerpt}
+    metadata |= {"steps": config.steps} | metrics
+    save_weights(paths.WEIGHTS, setup.model, setup.vocab, metadata)
     write_curves(progress)
-    train_curve = dict(enumerate(progress.train_curve, 1))
-    plot_curves(paths.LOSS_PLOT, train_curve, dict(progress.validation_curve))
-    line, steps = snapshot_line(vocab, validation_ids, model.config), snapshot_steps(config.steps)
-    write_snapshots(paths.SNAPSHOTS, line, steps, progress.snapshots)
+    plot_curves(progress)
+    snapshots.write(paths.SNAPSHOTS)
     with atomic_write(paths.METRICS) as file:
         file.write(json.dumps(metrics, indent=2).encode() + b"\n")
     print(

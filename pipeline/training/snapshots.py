@@ -1,9 +1,16 @@
 """Snapshots: the losses and attention weights of one held-out line, at some steps of a run.
 
-data/snapshots.json holds {"text", "steps", "max_nats", "snapshots"}, one snapshot per step:
-"predictions", the id of the most likely next character at each position; "losses", of the second
-character to the last, from 0 to max_nats, and "attn", (L, H, N, N) for a line of N characters, both
-as unsigned bytes in base64.
+data/snapshots.json holds
+
+text: the line, of N characters
+steps: the steps of the snapshots
+max_nats: the loss that byte 255 stands for
+snapshots: a list with these entries for each step:
+    predictions: the id of the most likely next character at each position, (N,)
+    losses: the losses of the second character to the last, (N - 1,)
+    attn: the attention weights, (L, H, N, N)
+
+losses (from 0 to max_nats) and attn (from 0 to 1) are unsigned bytes in base64.
 """
 
 import base64
@@ -17,17 +24,7 @@ from baregpt.layers import softmax
 
 COUNT = 8
 MAX_NATS = 10  # the loss that byte 255 stands for
-MAX_BYTES = 700_000  # of all attention weights, before base64
-
-
-def snapshot_steps(steps):
-    """Return the steps after which to take a snapshot: spaced geometrically, from 1 to the last."""
-    return sorted({round(step) for step in np.geomspace(1, steps, COUNT)})
-
-
-def max_length(config):
-    """Return the length up to which the snapshots of a line stay below MAX_BYTES."""
-    return max(2, math.isqrt(MAX_BYTES // (COUNT * config.n_layers * config.n_heads)))
+MAX_BYTES = 700_000  # size of all attention weights, before base64
 
 
 def to_base64(values):
@@ -36,22 +33,46 @@ def to_base64(values):
     return base64.b64encode(quantized.tobytes()).decode()
 
 
-def take_snapshot(model, ids):
-    """Return the snapshot of a line of ids, as JSON values."""
-    with np.errstate(all="ignore"):  # training itself reports a divergence
-        logits = model.logits(ids[None])[0]
-        next_probabilities = softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
-        losses = -np.log(np.maximum(next_probabilities, 1e-30))
-        attn = np.stack([layer[0] for layer in model.attention(ids[None])])
-    return {
-        "predictions": logits.argmax(axis=1).tolist(),
-        "losses": to_base64(losses / MAX_NATS),
-        "attn": to_base64(attn),
-    }
+class Snapshots:
+    """The snapshots of a training run.
 
+    Attributes
+    ----------
+    text : the line, shortened so that all snapshots together stay below MAX_BYTES
+    steps : the steps after which to take a snapshot: spaced geometrically, from 1 to the last
+    taken : the snapshots so far, as JSON values
+    """
 
-def write_snapshots(path, text, steps, snapshots):
-    """Write the snapshots of a training run to a JSON file."""
-    contents = {"text": text, "steps": steps, "max_nats": MAX_NATS, "snapshots": snapshots}
-    with atomic_write(path) as file:
-        file.write(json.dumps(contents).encode() + b"\n")
+    def __init__(self, line, model, vocab, steps, taken):
+        config = model.config
+        length = math.isqrt(MAX_BYTES // (COUNT * config.n_layers * config.n_heads))
+        self.model = model
+        self.text = line[: max(2, length)]
+        self.ids = vocab.encode(self.text)
+        self.steps = sorted({round(step) for step in np.geomspace(1, steps, COUNT)})
+        self.taken = taken
+
+    def take(self, step):
+        """Take the snapshot of this step, if there is to be one."""
+        if step not in self.steps:
+            return
+        ids = self.ids
+        with np.errstate(all="ignore"):  # training itself reports a divergence
+            logits = self.model.logits(ids[None])[0]
+            next_probabilities = softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
+            losses = -np.log(np.maximum(next_probabilities, 1e-30))
+            attn = np.stack([layer[0] for layer in self.model.attention(ids[None])])
+        self.taken.append(
+            {
+                "predictions": logits.argmax(axis=1).tolist(),
+                "losses": to_base64(losses / MAX_NATS),
+                "attn": to_base64(attn),
+            }
+        )
+
+    def write(self, path):
+        """Write the snapshots to a JSON file."""
+        contents = {"text": self.text, "steps": self.steps}
+        contents |= {"max_nats": MAX_NATS, "snapshots": self.taken}
+        with atomic_write(path) as file:
+            file.write(json.dumps(contents).encode() + b"\n")

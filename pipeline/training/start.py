@@ -1,21 +1,57 @@
 """The start of a training run: the params, the encoded text, and the initial model."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from baregpt.model import GPT, Config
+from baregpt.trainer import TrainConfig
+from baregpt.vocab import Vocab
 from baregpt.weights import load_weights
-from pipeline.common.params import check_params, load_params
+from pipeline.common.params import Params, check_params, load_params
 from pipeline.common.splits import load_splits
 from pipeline.common.stage import encode_prompt
 from pipeline.training.memory import check_memory
 
+EXCERPT_LENGTH = 40  # characters
 
-def load_start(ranks=1):
-    """Return (params, model, vocab, checksums of the corpus, train_ids, validation_ids).
+
+@dataclass
+class TrainingSetup:
+    """What a training run starts from. corpus: the checksums of the corpus."""
+
+    params: Params
+    model: GPT
+    vocab: Vocab
+    corpus: dict
+    train_ids: np.ndarray
+    validation_ids: np.ndarray
+
+    @property
+    def config(self):
+        return TrainConfig(**self.params.train.model_dump(exclude={"init"}))
+
+    @property
+    def characters_per_step(self):
+        return self.params.train.batch_size * self.model.config.block_size
+
+    @property
+    def excerpt(self):
+        """Up to EXCERPT_LENGTH characters of the held-out text from its first line start, but at
+        most block_size; from its beginning if it is a single line. The default prompt of the model.
+        """
+        text = self.vocab.decode(self.validation_ids[:1000])
+        length = min(EXCERPT_LENGTH, self.model.config.block_size)
+        start = text.find("\n") + 1
+        return text[start : start + length] or text[:length]
+
+
+def load_training_setup(ranks=1):
+    """Return the TrainingSetup of the params in params.yaml.
 
     With train.init, the model, its config and its vocabulary are those of that weights file, and
-    the params that are returned have its config instead of model.* in params.yaml. ValueError, with
-    the parameter to change, if params and text do not fit together.
+    the params of the setup have its config instead of model.* in params.yaml. Raises ValueError,
+    with the parameter to change, if params and text do not fit together.
     """
     params = load_params()
     vocab, corpus, *splits = load_splits()
@@ -29,18 +65,20 @@ def load_start(ranks=1):
         check_memory(params, len(vocab), ranks)
     check_lengths(params, *splits)
     check_prompts(params, vocab)
-    return params, model, vocab, corpus, *splits
+    return TrainingSetup(params, model, vocab, corpus, *splits)
 
 
 def with_config(params, config):
-    """Return params with the config of a model as model.*; ValueError if others do not fit it."""
+    """Return params with the config of a model as model.*. Raises ValueError if other params do not
+    fit it.
+    """
     values = params.model_dump()
     values["model"] = {name: getattr(config, name) for name in values["model"]}
     return check_params(values)
 
 
 def reencode(splits, vocab, file_vocab, params):
-    """Return ids of `vocab` as ids of `file_vocab`; ValueError if it lacks some characters."""
+    """Return ids of `vocab` as ids of `file_vocab`. Raises ValueError if it lacks characters."""
     unknown = [i for i, c in enumerate(vocab.characters) if c not in file_vocab.characters]
     if unknown:
         counts = {i: sum(int((ids == i).sum()) for ids in splits) for i in unknown}
@@ -57,7 +95,9 @@ def reencode(splits, vocab, file_vocab, params):
 
 
 def check_lengths(params, train_ids, validation_ids):
-    """ValueError if a split is too short for a window of block_size characters and the next."""
+    """Raise ValueError if a split is too short for a window of block_size characters plus the
+    character that follows it.
+    """
     corpus, block_size = params.corpus, params.model.block_size
     splits = {"training": (train_ids, "decrease"), "validation": (validation_ids, "increase")}
     for name, (ids, change) in splits.items():
@@ -71,7 +111,7 @@ def check_lengths(params, train_ids, validation_ids):
 
 
 def check_prompts(params, vocab):
-    """ValueError, before training starts, if a prompt has characters outside the vocabulary."""
+    """Raise ValueError if a prompt in params.yaml has characters outside the vocabulary."""
     for section in ("sample", "plot_attention"):
         if prompt := getattr(params, section).prompt:
             encode_prompt(vocab, prompt, f"{section}.prompt")

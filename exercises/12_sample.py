@@ -9,8 +9,8 @@ takes the largest: if g is Gumbel noise, then
 is a sample from softmax(logits / temperature) (docs/derivations.md shows why).
 
 - A high temperature makes the choice more random. Temperature 0 means greedy decoding: the largest
-  logit, whatever the noise. Question: dividing by 0 fails, so which expression has the same argmax
-  for temperature > 0, and the right one for 0?
+  logit, whatever the noise. Question: dividing by 0 fails, so find an expression that has the same
+  argmax for every temperature > 0 and also gives the largest logit at 0.
 - top_k limits the choice in each row to the logits that are at least as large as the k-th largest
   one. Logits that are equal to the k-th largest one are all kept. top_k = 0 means no limit, and so
   does a top_k larger than V.
@@ -19,6 +19,6 @@ is a sample from softmax(logits / temperature) (docs/derivations.md shows why).
 import numpy as np
 
 
-def choose(logits, temperature, top_k, gumbel):
-    """Return ids (B,), one for each row: logits (B, V), gumbel (B, V) of noise."""
+def sample(logits, temperature, top_k, gumbel):
+    """Return ids (B,), one for each row, given logits (B, V) and Gumbel noise (B, V)."""
     ...

@@ -7,10 +7,10 @@ import numpy as np
 from baregpt import sampler
 from exercises.exercise import Exercise
 
-original = sampler.choose  # kept, because training replaces it
+original = sampler.sample  # kept, because training replaces it
 
 
-def choose(logits, temperature, top_k, gumbel):
+def sample(logits, temperature, top_k, gumbel):
     noise = SimpleNamespace(gumbel=lambda size: gumbel)
     return original(logits, temperature, top_k, noise)
 
@@ -20,7 +20,7 @@ def cases():
     logits, gumbel = rng.normal(0, 2, (400, 8)).round(), rng.gumbel(size=(400, 8))  # many ties
     for temperature, top_k in ((0.7, 3), (0.7, 0), (0.7, 9), (0, 3)):
         arguments = logits, temperature, top_k, gumbel
-        yield arguments, [choose(*arguments)]
+        yield arguments, [sample(*arguments)]
 
 
 def kth(logits, top_k):
@@ -30,18 +30,18 @@ def kth(logits, top_k):
 
 
 def keeping(keep):
-    """A slip that keeps other logits: keep(logits, top_k) -> a mask."""
+    """A mistake that keeps other logits: keep(logits, top_k) -> a mask."""
 
-    def slip(logits, temperature, top_k, gumbel):
+    def mistake(logits, temperature, top_k, gumbel):
         if not 0 < top_k < logits.shape[1]:
-            return choose(logits, temperature, top_k, gumbel)
-        return choose(np.where(keep(logits, top_k), logits, -np.inf), temperature, 0, gumbel)
+            return sample(logits, temperature, top_k, gumbel)
+        return sample(np.where(keep(logits, top_k), logits, -np.inf), temperature, 0, gumbel)
 
-    return slip
+    return mistake
 
 
 def exactly_k(order):
-    """A slip that keeps the first k in an order: order(logits, k) -> indices, the best first."""
+    """A mistake that keeps the first k in an order: order(logits, k) -> indices, the best first."""
 
     def keep(logits, k):
         kept = np.zeros(logits.shape, bool)
@@ -52,17 +52,17 @@ def exactly_k(order):
 
 
 def without_upper_limit(sort):
-    """A slip that fails for a top_k larger than the number of logits."""
+    """A mistake that fails for a top_k larger than the number of logits."""
 
-    def slip(logits, temperature, top_k, gumbel):
+    def mistake(logits, temperature, top_k, gumbel):
         limit = sort(logits, top_k)[:, -top_k, None]
-        return choose(np.where(logits < limit, -np.inf, logits), temperature, 0, gumbel)
+        return sample(np.where(logits < limit, -np.inf, logits), temperature, 0, gumbel)
 
-    return slip
+    return mistake
 
 
 def hidden_is_zero(logits, temperature, top_k, gumbel):
-    return choose(np.where(logits < kth(logits, top_k), 0, logits), temperature, 0, gumbel)
+    return sample(np.where(logits < kth(logits, top_k), 0, logits), temperature, 0, gumbel)
 
 
 def after_noise(logits, temperature, top_k, gumbel):
@@ -76,19 +76,19 @@ def divided_by_zero(logits, temperature, top_k, gumbel):
 
 
 def greedy(logits, temperature, top_k, gumbel):
-    return choose(logits, 0, top_k, gumbel)
+    return sample(logits, 0, top_k, gumbel)
 
 
 def without_temperature(logits, temperature, top_k, gumbel):
-    return choose(logits, 1, top_k, gumbel)
+    return sample(logits, 1, top_k, gumbel)
 
 
 def multiplied(logits, temperature, top_k, gumbel):
-    return choose(logits * temperature, 1, top_k, gumbel)
+    return sample(logits * temperature, 1, top_k, gumbel)
 
 
 def noise_subtracted(logits, temperature, top_k, gumbel):
-    return choose(logits, temperature, top_k, -gumbel)
+    return sample(logits, temperature, top_k, -gumbel)
 
 
 def whole_batch(logits, top_k):
@@ -98,11 +98,11 @@ def whole_batch(logits, top_k):
 TIES_CUT = "Ties are cut: of several logits equal to the k-th largest, only some are kept."
 EXERCISE = Exercise(
     12,
-    "choose",
-    choose,
+    "sample",
+    sample,
     ("ids",),
     cases,
-    "baregpt's choose",
+    "baregpt's sample",
     {
         exactly_k(lambda logits, k: np.argsort(-logits)): TIES_CUT,
         exactly_k(lambda logits, k: np.argsort(-logits, kind="stable")): TIES_CUT,
@@ -116,7 +116,7 @@ EXERCISE = Exercise(
         keeping(lambda logits, k: logits > kth(logits, k)): "The k-th largest logit itself is "
         "dropped.",
         keeping(lambda logits, k: logits >= kth(logits, k + 1)): "One logit too many is kept: the "
-        "limit is the k-th largest one.",
+        "threshold is the k-th largest one.",
         keeping(lambda logits, k: logits <= np.sort(logits)[:, k - 1, None]): "The k smallest "
         "logits are kept instead of the largest.",
         keeping(whole_batch): "The k-th largest logit is taken from the whole array: each row has "
@@ -125,8 +125,8 @@ EXERCISE = Exercise(
         "are kept.",
         hidden_is_zero: "The dropped logits become 0, and 0 may win: a dropped logit must never "
         "win.",
-        after_noise: "The limit is applied to logits with noise: noise must not lift a dropped "
-        "logit.",
+        after_noise: "The threshold is applied to logits with noise: noise must not lift a "
+        "dropped logit.",
         divided_by_zero: "Temperature 0 divides by zero: it must give the largest logit.",
         greedy: "The noise has no effect: this is greedy decoding at every temperature.",
         without_temperature: "The temperature has no effect on the choice.",
@@ -139,8 +139,8 @@ EXERCISE = Exercise(
         "Multiplying all numbers of a row by a positive number does not change the argmax: "
         "multiply logits / temperature + g by the temperature.",
         "For top-k, find the k-th largest logit of each row (np.sort or np.partition along the "
-        "last axis). Keep an axis of length 1, so that it broadcasts.",
-        "Set the logits below the limit to -∞, add temperature times the noise, and take the "
+        "last axis). Pass `keepdims=True` or index with `None`, so that the result broadcasts.",
+        "Set the logits below the threshold to -∞, add temperature times the noise, and take the "
         "argmax of each row. With top_k = 0 or top_k above V, leave the logits as they are.",
     ),
 )
