@@ -353,7 +353,7 @@ def test_text_and_heads_are_on_screen_together(opened):
         assert "--heat" in background  # the text has the colors of the head that was chosen
 
 
-def test_the_address_keeps_what_one_sees(opened):
+def test_the_url_preserves_the_view(opened):
     page, *_ = opened()
     text = page.locator("#text")
     text.fill("not to be & # ü")
@@ -549,7 +549,7 @@ def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path)
     assert shown == pytest.approx(pages[0].stat().st_size, abs=100)
 
 
-def test_a_key_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
+def test_a_keystroke_takes_little_time_and_cancels_work_that_is_out_of_date(opened):
     """The time is reported, not asserted: the main thread's work per key, with a full context."""
     page, *_ = opened(TEXT, {"block_size": 256, "d_model": 192, "n_heads": 3, "n_layers": 6})
     full = (TEXT * 20)[:230]
