@@ -28,7 +28,7 @@ def main():
     add("--prompt", unescape, None, "text to continue (default: a newline)")
     add("--length", int, 512, "number of characters to generate (default: 512)")
     add("--temperature", float, 0.8, "sampling temperature; 0 is greedy decoding (default: 0.8)")
-    add("--top-k", int, 20, "sample from the k most likely characters; 0 disables (default: 20)")
+    add("--top-k", int, 20, "sample from the k most likely characters; 0: no limit (default: 20)")
     add("--seed", int, None, "random seed (default: a different one each time)")
     add("--weights", Path, WEIGHTS if WEIGHTS.exists() else PRETRAINED, "weights file to use")
     options = vars(parser.parse_args())

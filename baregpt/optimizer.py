@@ -75,7 +75,8 @@ class Optimizer:
         """p -= lr · m̂ / (√v̂ + ε), with bias correction: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).
 
         m = β₁ m + (1 - β₁) g and v = β₂ v + (1 - β₂) g² are weighted sums of past gradients g and
-        squares. They start at 0, so after t steps the coefficients sum to 1 - βᵗ instead of 1.
+        of their squares. They start at 0, so after t steps the coefficients sum to 1 - βᵗ instead
+        of 1.
         """
         p, m, v = self.parameters[name], self.m[name], self.v[name]
         beta1, beta2 = self.config.beta1, self.config.beta2

@@ -26,7 +26,7 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
     prompt : text to continue, at least one character
     max_new_tokens : number of characters to generate
     temperature : sampling temperature; 0 is greedy decoding
-    top_k : sample from the k most likely characters; 0 disables
+    top_k : sample from the k most likely characters; 0 means no limit
     seed : random seed; None gives a different text each time
 
     The context is at most T = block_size characters. When the KV cache is full, only the last T/4

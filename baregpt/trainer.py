@@ -17,7 +17,7 @@ class TrainConfig:
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
     thread processes one part at a time, so more threads than shards do not speed up the forward and
-    backward passes. The number of shards affects rounding and therefore, slightly, the result; the
+    backward passes. The number of shards affects rounding, so it changes the result slightly; the
     number of threads does not. The learning rates are the peaks of the schedule. A
     `muon_learning_rate` other than 0 selects Muon for the matrices of the blocks, and
     `weight_decay` applies to these matrices only.

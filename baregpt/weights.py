@@ -97,8 +97,10 @@ def _build(contents):
         raise ValueError(f"vocab_size must be {len(vocab)} (characters), got {config.vocab_size}")
     arrays = {name: _array(**entry) for name, entry in contents["parameters"].items()}
     found = {name: array.shape for name, array in arrays.items()}
-    # a huge n_layers is refused before all the shapes that it implies are listed
-    expected = parameter_shapes(config) if config.n_layers <= len(found) else {}
+    # before all the shapes that a huge n_layers implies are listed
+    if config.n_layers > len(found):
+        raise ValueError(f"n_layers is {config.n_layers}, but there are {len(found)} parameters")
+    expected = parameter_shapes(config)
     diff = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
     if diff:
         raise ValueError(f"parameter {diff[0]} does not match this code; train again")

@@ -85,7 +85,7 @@ def train(train_ids, vocab_size, seed):
 
 @torch.inference_mode()
 def evaluate(model, ids):
-    """Mean loss over consecutive windows of the context length, as baregpt.trainer.evaluate."""
+    """Mean loss over consecutive windows of the context length, like baregpt.trainer.evaluate."""
     total = 0.0
     for start in range(0, len(ids) - 1, BLOCK_SIZE):
         window = torch.from_numpy(ids[None, start : start + BLOCK_SIZE + 1])

@@ -3,7 +3,8 @@
 Measure steps on one and two ranks of this machine alternately, and the all-reduce of gradients
 between two ranks. Fit
 
-    step time = fixed + window · windows per rank + log2(ranks) · (latency + bytes / bandwidth)
+    step time = fixed + time per window · windows per rank + log2(ranks) · (latency + bytes /
+    bandwidth)
 
 to the all-reduce and to the steps of one rank, and test it on steps of two ranks. Predict the step
 time for more hosts and assumed networks. Write scaling.json and docs/scaling.png.

@@ -51,7 +51,7 @@ def check_files(params):
 
 def check_no_training():
     """Raise ValueError if another process is training in this checkout: `dvc repro` would wait for
-    it, and `dvc exp run` would overwrite the params.yaml that it checks.
+    it, and `dvc exp run` would overwrite the params.yaml that the active run checks when it ends.
     """
     if TRAINING_LOCK.exists():
         with lock_training():

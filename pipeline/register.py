@@ -20,7 +20,7 @@ DESCRIPTION = (
 
 
 def register(client, experiment_id, md5, loss):
-    """Return the version of the registered model that has these weights, and whether it is new."""
+    """Register the weights unless a version has them; return (version, whether it is new)."""
     versions = client.search_model_versions(f"name = '{NAME}'")
     if same := [version for version in versions if version.tags.get("weights.md5") == md5]:
         return same[0].version, False

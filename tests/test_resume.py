@@ -316,7 +316,7 @@ def test_a_damaged_checkpoint_is_ignored_and_kept(long, uninterrupted):
     damaged = good[:middle] + b"damage" + good[middle + 6 :]
     checkpoint.write_bytes(damaged)
     process = long.stage("train")
-    assert process.stderr.startswith(f"warning: ignored checkpoint {name} (it is damaged")
+    assert process.stderr.startswith(f"warning: ignored checkpoint {name}, now renamed to ")
     assert process.stderr.count("\n") == 1
     assert checkpoint.with_suffix(".damaged").read_bytes() == damaged
     assert results(long) == results(uninterrupted)

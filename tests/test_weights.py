@@ -135,6 +135,9 @@ def invalid_files():
     yield "impossible config", contents(config=vars(MODEL.config) | {"n_heads": 3})
     yield "config of another model", contents(config=vars(MODEL.config) | {"d_model": 8})
     yield "a billion layers", contents(config=vars(MODEL.config) | {"n_layers": 10**9})
+    yield "no parameters", contents(parameters={})
+    deep = vars(MODEL.config) | {"n_layers": 10**9}
+    yield "a billion layers without parameters", contents(config=deep, parameters={})
     yield "a huge width", contents(config=vars(MODEL.config) | {"d_model": 10**12})
     yield (
         "config nested without end",

@@ -88,8 +88,8 @@ EXERCISE = Exercise(
         "exercise 9 takes care of it.",
         changed("dquery", lambda ds, dy, q, k, attn: ds @ k / q.shape[1] ** 0.5): "dquery is "
         "divided by √d: here the query has been divided before, and exercise 9 takes care of it.",
-        changed("dkey", lambda ds, dy, q, k, attn: ds.T @ q / q.shape[1] ** 0.5): "dkey is divided "
-        "by √d: the query, by which it is multiplied, has been divided before.",
+        changed("dkey", lambda ds, dy, q, k, attn: ds.T @ q / q.shape[1] ** 0.5): "dkey is "
+        "divided by √d: the query, by which dscoresᵀ is multiplied, has been divided already.",
     },
     (
         "head_out = attn value is a linear layer without bias: its backward pass gives the "

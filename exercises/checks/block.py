@@ -118,10 +118,10 @@ EXERCISE = Exercise(
         only_dy_around: "Only dy flows around attention: x is a term of the residual, so it "
         "gets the residual's whole gradient.",
         around_both_at_once: "dy flows around both layers at once, but there are two sums: a "
-        "gradient also flows around only one of the two.",
+        "gradient also flows around one layer and through the other.",
         dy_twice: "dy is added once too often: the residual's gradient already contains it.",
         forward_order: "Each LayerNorm comes before its layer in the forward pass, so in the "
-        "backward pass it comes after it.",
+        "backward pass it comes after that layer.",
         attention_first: "The two halves are in the order of the forward pass: in the backward "
         "pass, the MLP comes first.",
     },
@@ -130,7 +130,8 @@ EXERCISE = Exercise(
         "the gradients of its two uses.",
         "The residual's gradient is dy, around the MLP, plus dy sent through the MLP and then the "
         "second LayerNorm.",
-        "dx is the same again, one half earlier: the residual's gradient, around attention, "
-        "plus the residual's gradient sent through attention and then the first LayerNorm.",
+        "dx follows in the same way from the first half of the block: the residual's gradient, "
+        "around attention, plus the residual's gradient sent through attention and then the first "
+        "LayerNorm.",
     ),
 )

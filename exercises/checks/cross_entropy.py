@@ -86,8 +86,8 @@ EXERCISE = Exercise(
         mean_over_all_logits: "The mean runs over the N rows, not over all N·V logits.",
         without_target: "The second term of the loss is missing: the target's own logit.",
         opposite_sign: "The sign is reversed: this is the gradient of the log-likelihood.",
-        target_of_every_row: "The targets of all rows are changed in every row: each row has one "
-        "target of its own.",
+        target_of_every_row: "In every row, 1 is subtracted at the targets of all rows: each row "
+        "has one target of its own.",
         softmax_over_everything: "The softmax sums over the whole array: each row needs a sum of "
         "its own.",
         everything_without_mean: "The softmax sums over the whole array: each row needs a sum of "

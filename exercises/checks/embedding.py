@@ -95,9 +95,9 @@ EXERCISE = Exercise(
     (
         "A row of tokens is copied to every place where its id occurs. A value that is used "
         "several times sums the gradients of its uses.",
-        "A loop over the N rows is correct, and a good start: add each row of dy to the row of its "
-        "id. NumPy's indexed += adds only once per row, so it is not the same. np.add.at is, and "
-        "so is a product with a one-hot matrix.",
+        "A loop over the N rows is correct, and a good start: add each row of dy to the row of "
+        "its id. NumPy's indexed += adds only once per row, so it is not equivalent to the loop; "
+        "np.add.at is, and so is a product with a one-hot matrix.",
         "A row of positions is used once per sequence: bring dy into the shape (B, T, D) and sum "
         "over the sequences. Both results start as arrays of zeros of the shape of the table.",
     ),

@@ -29,7 +29,7 @@ def gate(x):
     return (1 + tanh_of(x)) / 2
 
 
-def gate_slope(x):
+def second_term(x):
     """x times the derivative of the gate: the second term of the product rule."""
     return gelu_slope(x) - gate(x)
 
@@ -43,31 +43,31 @@ def without_second_term(x):
 
 
 def without_first_term(x):
-    return gate_slope(x)
+    return second_term(x)
 
 
 def without_x(x):
-    return gate(x) + gate_slope(x) / x
+    return gate(x) + second_term(x) / x
 
 
 def without_inner(x):
-    return gate(x) + gate_slope(x) / inner(x)
+    return gate(x) + second_term(x) / inner(x)
 
 
 def without_three(x):
-    return gate(x) + gate_slope(x) / inner(x) * GELU_SCALE * (1 + GELU_CUBIC * x**2)
+    return gate(x) + second_term(x) / inner(x) * GELU_SCALE * (1 + GELU_CUBIC * x**2)
 
 
 def without_scale(x):
-    return gate(x) + gate_slope(x) / GELU_SCALE
+    return gate(x) + second_term(x) / GELU_SCALE
 
 
 def without_square(x):
-    return gate(x) + gate_slope(x) / (1 + tanh_of(x))
+    return gate(x) + second_term(x) / (1 + tanh_of(x))
 
 
 def without_half(x):
-    return gate(x) + 2 * gate_slope(x)
+    return gate(x) + 2 * second_term(x)
 
 
 def exact_form(x):

@@ -111,8 +111,8 @@ EXERCISE = Exercise(
         "pass of a division by √d is also a division by √d.",
         scaled(
             lambda d, D: (1, 1 / d, 1)
-        ): "The key's part is divided by √d as well, but the saved "
-        "query, by which it is multiplied, has been divided already.",
+        ): "The key's part is divided by √d as well, but the saved query, from which it is "
+        "computed, has been divided already.",
         scaled(lambda d, D: (1, 1 / d, 1 / d)): "The parts of key and value are divided by √d, but "
         "only the query was divided in the forward pass.",
         scaled(
@@ -133,10 +133,11 @@ EXERCISE = Exercise(
     },
     (
         "Bring dhead_out from (N, D) to (B, T, H, d) by reshape, and then to (B, H, T, d) by "
-        "swapping two axes. dhead_out[b, h] then is what head_backward takes.",
+        "swapping two axes. Then dhead_out[b, h] is what head_backward takes.",
         "Collect the three results in one array (3, B, H, T, d). Divide the query's part by √d, "
         "and only that: the saved query is the divided one, so dkey is correct as it is.",
-        "A row of dqkv is one position with columns 3, H, d. So bring (3, B, H, T, d) to the order "
-        "(B, T, 3, H, d) with transpose, and reshape it to N rows.",
+        "A row of dqkv holds one position; its columns are the axes 3, H and d, flattened. So "
+        "bring (3, B, H, T, d) to the order (B, T, 3, H, d) with transpose, and reshape it to N "
+        "rows.",
     ),
 )

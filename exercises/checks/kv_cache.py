@@ -102,7 +102,7 @@ EXERCISE = Exercise(
         seeing(
             lambda i: 0, lambda i: i + 2
         ): "The query attends to one position too many, which is uninitialized.",
-        next_slot: "The new key and value are written one place too late.",
+        next_slot: "The new key and value are written one position too far.",
         previous_slot: "The new key and value overwrite those of the position before.",
         swapped: "Key and value are swapped in the cache: kv[0] holds the keys.",
         divided: "The scores are divided by √d, but the query has been divided already.",

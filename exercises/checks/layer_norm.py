@@ -80,7 +80,7 @@ EXERCISE = Exercise(
         dx_of(lambda dn, n, inverse_std: (dn - n * mean(dn * n)) * inverse_std): "The path through "
         "the mean is missing: the mean of the row depends on each of its numbers.",
         dx_of(lambda dn, n, inverse_std: (dn - mean(dn)) * inverse_std): "The path through std is "
-        "missing: it depends on each number of the row.",
+        "missing: std depends on each number of the row.",
         dx_of(lambda dn, n, inverse_std: dn * inverse_std): "Only the direct path is handled: the "
         "mean and std depend on each number of the row, too.",
         dx_of(lambda dn, n, inverse_std: dn - mean(dn) - n * mean(dn * n)): "The division by std "

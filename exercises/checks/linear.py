@@ -18,7 +18,7 @@ def linear_backward(dy, x, w):
 
 def cases():
     rng = np.random.default_rng(2)
-    for inputs, outputs in ((4, 4), (5, 3)):  # a missing transpose fits a square matrix
+    for inputs, outputs in ((4, 4), (5, 3)):  # in a square matrix, a missing transpose fits
         x, w, b = rng.normal(size=(6, inputs)), rng.normal(size=(inputs, outputs)), np.ones(outputs)
         dy = rng.normal(size=(6, outputs))
         gradients = gradients_by_differences(lambda x=x, w=w, b=b: x @ w + b, dy, x, w, b)
@@ -55,8 +55,8 @@ EXERCISE = Exercise(
         "keeps an axis of length 1 that the bias does not have.",
         changed("dw", lambda dy, x, w: dy.T @ x): "dw is transposed: its rows belong to the inputs "
         "and its columns to the outputs.",
-        changed("dw", lambda dy, x, w: x @ dy.T): "dw sums over the inputs or outputs: it must "
-        "sum over the rows, so transpose x instead of dy.",
+        changed("dw", lambda dy, x, w: x @ dy.T): "dw sums over inputs and outputs, but it must "
+        "sum over the rows: transpose x instead of dy.",
         changed("dw", lambda dy, x, w: x.T @ dy / len(x)): "dw is a mean over the rows, but it "
         "must be a sum.",
         changed("dx", lambda dy, x, w: dy @ w): "A transpose is missing in dx: the backward pass "

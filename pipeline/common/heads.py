@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LOW_ENTROPY = (
-    0.85  # a head below this fraction of the entropy of uniform attention attends selectively
-)
+# A head below this fraction of the entropy of uniform attention attends selectively.
+LOW_ENTROPY = 0.85
 IDLE = 0.001  # nats per character: a head that changes the loss by less is idle
 
 

@@ -32,7 +32,9 @@ def end_with_dvc():
         return psutil.Process().parents()
 
     def is_dvc(process):
-        with contextlib.suppress(psutil.Error):  # not ours, on macOS, or it has just ended
+        with contextlib.suppress(
+            psutil.Error
+        ):  # it has ended or, on macOS, belongs to another user
             return "dvc" in [Path(word).name for word in process.cmdline()[:3]]
         return False
 
@@ -70,7 +72,7 @@ def limits(name, seconds, extra_memory):
     limit expires.
 
     A block that does not react, because it is in a system call, is killed ten seconds later.
-    Windows has neither alarms nor this limit of memory, so there the block runs without limits.
+    Windows has neither alarms nor this memory limit, so there the block runs without limits.
     """
     if not hasattr(signal, "SIGALRM"):
         yield
@@ -82,7 +84,7 @@ def limits(name, seconds, extra_memory):
         signal.alarm(10)
         raise TimeLimit
 
-    used = getattr(psutil.Process().memory_info(), "data", 0)  # on Linux, as RLIMIT_DATA counts
+    used = getattr(psutil.Process().memory_info(), "data", 0)  # on Linux, what RLIMIT_DATA counts
     before, hard = resource.getrlimit(resource.RLIMIT_DATA)
     soft = used + extra_memory
     soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline.common.inputs import Inputs
-from pipeline.common.paths import DATA
+from pipeline.common.paths import INPUTS
 from pipeline.common.process import end_with_dvc
 
 # Windows has no SIGHUP.
@@ -65,7 +65,7 @@ def run(main, stage=None):
             # params.
             os._exit(0)
     except FileNotFoundError as error:
-        if Path(str(error.filename)).parent == DATA:
+        if Path(str(error.filename)) in INPUTS:
             sys.exit(f"error: {error.filename} does not exist; run `dvc repro` to create it")
         sys.exit(f"error: {error.filename} does not exist")
     except OSError as error:

@@ -1,6 +1,6 @@
 // What the page shows about a text that a Reader has read: numbers only, no drawing.
 
-const NEURONS = 4, EXAMPLES = 4, KEYS = 8;  // neurons of a layer; places that activate each most; keys of a query
+const NEURONS = 4, EXAMPLES = 4, KEYS = 8;  // shown: neurons per layer; positions per neuron; keys per query
 const FIRST_QUERY = 8;  // averages over queries begin here: the first few have hardly any choice
 
 function top_indices(values, count) {  // of the largest values, in descending order
@@ -56,10 +56,10 @@ function rules(ids, characters) {
   };
 }
 
-function divergence(share, even) {  // KL divergence from uniform attention, in nats; 0 if the share is not larger
-  if (share <= even) return 0;
+function divergence(share, uniform) {  // KL divergence from uniform attention, in nats; 0 if the share is not larger
+  if (share <= uniform) return 0;
   const term = (p, q) => p > 0 && q > 0 ? p * Math.log(p / q) : 0;
-  return term(share, even) + term(1 - share, 1 - even);
+  return term(share, uniform) + term(1 - share, 1 - uniform);
 }
 
 function* patterns(reader, characters) {  // for each head: the rule that best distinguishes its attention from uniform attention
@@ -68,7 +68,7 @@ function* patterns(reader, characters) {  // for each head: the rule that best d
   for (let l = 0; l < L; l++) {
     yield;
     for (let h = 0; h < H; h++) {
-      const shares = tests.map(() => 0), even = tests.map(() => 0);
+      const shares = tests.map(() => 0), uniform = tests.map(() => 0);
       let entropy = 0;
       for (let i = FIRST_QUERY; i < N; i++) {
         const attn = reader.attn(l, h, i);
@@ -76,12 +76,12 @@ function* patterns(reader, characters) {  // for each head: the rule that best d
         tests.forEach(([, allows], k) => {
           for (let j = 0; j <= i; j++) if (allows(i, j)) {
             shares[k] += attn[j] / (N - FIRST_QUERY);
-            even[k] += 1 / (i + 1) / (N - FIRST_QUERY);
+            uniform[k] += 1 / (i + 1) / (N - FIRST_QUERY);
           }
         });
       }
-      const [k] = top_indices(shares.map((share, k) => divergence(share, even[k])), 1);
-      found.push(N > FIRST_QUERY ? {rule: tests[k][0], share: shares[k], even: even[k], entropy} : null);
+      const [k] = top_indices(shares.map((share, k) => divergence(share, uniform[k])), 1);
+      found.push(N > FIRST_QUERY ? {rule: tests[k][0], share: shares[k], uniform: uniform[k], entropy} : null);
     }
   }
   return found;

@@ -34,7 +34,7 @@ function set_text(node, content) { if (node.textContent !== content) node.textCo
 // Colors: a fraction, or a signed number from -1 to 1, as a background on which text stays readable.
 
 const shade = share => share > .01 ? `rgb(var(--heat) / ${Math.min(1, share).toFixed(3)})` : "";
-const loss_share = loss => Math.min(1, loss / MAX_NATS), attention_share = weight => Math.sqrt(weight);
+const loss_intensity = loss => Math.min(1, loss / MAX_NATS), attention_intensity = weight => Math.sqrt(weight);
 let colors;
 function read_colors() {
   const style = getComputedStyle(document.documentElement);

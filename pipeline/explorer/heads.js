@@ -7,9 +7,9 @@ const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, pattern, box}
 
 function pattern_text(pattern) {
   if (!pattern) return "";
-  const {rule, share, even, entropy} = pattern;
+  const {rule, share, uniform, entropy} = pattern;
   if (entropy > UNIFORM) return `nearly uniform (entropy ${percent(entropy)} of the maximum)`;
-  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform: ${percent(even)})`;
+  return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform: ${percent(uniform)})`;
 }
 
 const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
@@ -75,7 +75,7 @@ function render_selection() {
 }
 
 function render_attention({at, attn}) {
-  for (const {k, canvas} of heads) paint(canvas, attn.subarray(k * (at + 1), (k + 1) * (at + 1)), at + 1, attention_share);
+  for (const {k, canvas} of heads) paint(canvas, attn.subarray(k * (at + 1), (k + 1) * (at + 1)), at + 1, attention_intensity);
   const [l, h] = selection.head, row = attn.subarray((l * H + h) * (at + 1), (l * H + h + 1) * (at + 1));
   const places = top_indices(row, 3).map(i => `${percent(row[i])} on ${named(seen[i].c)} ${i === at ? "(itself)" : `${at - i} back`}`);
   set_text($("head-here"), `Here: ${places.join(", ")} (uniform: ${percent(1 / (at + 1))} each).`);
@@ -124,7 +124,7 @@ on("map", message => { last.map = message; render_map(); });
 function render_map() {  // row: query, column: key
   const {size, map} = last.map || {size: 0, map: []};
   $("map").hidden = !size;
-  if (size) paint($("map"), map, size, attention_share);
+  if (size) paint($("map"), map, size, attention_intensity);
 }
 
 function save_map() {  // the map of the selected head as a PNG, with a title, scaled to at least 512 pixels

@@ -1,4 +1,4 @@
-// How the prediction at the current position is computed, with the real vectors; and the neurons.
+// How the prediction at the current position is computed, with the actual vectors; and the neurons.
 
 const SHOWN = 4;  // numbers of a vector that are written out
 
@@ -46,7 +46,7 @@ function table(caption, titles, rows) {  // rows: arrays of text or nodes
 }
 
 const steps = [];  // of the list: made once, filled at each view, so that an unfolded function stays unfolded
-function step_of(title, name) {
+function add_step(title, name) {
   const item = element("li"), body = element("div");
   item.append(element("h3", title), body);
   if (name && data.sources[name]) item.append(source(name));
@@ -55,14 +55,14 @@ function step_of(title, name) {
 }
 
 function make_steps() {
-  step_of("The embedding: one vector for the character, one for its position", "embedding");
-  step_of("LayerNorm normalizes the vector", "layer_norm");
-  step_of("The head compares its query with the key of every position", "attention");
-  step_of("The causal mask and the softmax turn scores into weights", "softmax");
-  step_of("The head averages the values with these weights", null);
-  step_of("The MLP processes the position by itself", "mlp");
-  step_of("The block adds both to the residual stream", "block");
-  step_of("The output head turns the residual stream into logits", null);
+  add_step("The embedding: one vector for the character, one for its position", "embedding");
+  add_step("LayerNorm normalizes the vector", "layer_norm");
+  add_step("The head compares its query with the key of every position", "attention");
+  add_step("The causal mask and the softmax turn scores into weights", "softmax");
+  add_step("The head averages the values with these weights", null);
+  add_step("The MLP processes the position by itself", "mlp");
+  add_step("The block adds both to the residual stream", "block");
+  add_step("The output head turns the residual stream into logits", null);
 }
 
 let filling = 0;  // a frame in which the next step will be filled in

@@ -52,8 +52,8 @@ function start() {
   make_heads();
   make_steps();
   describe();
-  legend($("loss-legend"), "loss in nats:", [0, 1, 2, 4, MAX_NATS].map(v => [v === MAX_NATS ? `${v} or more` : v, shade(loss_share(v))]));
-  legend($("attention-legend"), "attention weight:", [0, .01, .1, .5, 1].map(v => [`${100 * v}%`, shade(attention_share(v))]));
+  legend($("loss-legend"), "loss in nats:", [0, 1, 2, 4, MAX_NATS].map(v => [v === MAX_NATS ? `${v} or more` : v, shade(loss_intensity(v))]));
+  legend($("attention-legend"), "attention weight:", [0, .01, .1, .5, 1].map(v => [`${100 * v}%`, shade(attention_intensity(v))]));
   legend($("strip-legend"), "elements of a vector:", [["most negative", `rgb(${colors.cold})`], ["0", ""], ["most positive", `rgb(${colors.heat})`]]);
   restore(location.hash);
   if (snapshots) render_snapshot();

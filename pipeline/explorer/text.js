@@ -18,7 +18,7 @@ function update_text() {  // after any change of the text
   render_text(text.value.slice(0, begin), all.filter(one => one.at >= begin));
   $("notes").textContent = [
     skipped && `The model reads at most ${T} characters, here the last ${seen.length}; the earlier ones, in gray, are ignored. ` +
-      `When more than ${T} would be read, the first ${DROPPED} of these are dropped.`,
+      `Each time the text outgrows ${T} characters, the oldest ${DROPPED} are dropped.`,
     unknown && `${plural(unknown, "character")} ${unknown === 1 ? "is" : "are"} not in the model's vocabulary, and therefore struck out and skipped.`,
   ].filter(Boolean).join(" ");
   cancelAnimationFrame(filling);
@@ -59,7 +59,7 @@ function render_colors() {
   const [l, h] = selection.head, attn = view && view.attn.subarray((l * H + h) * (view.at + 1), (l * H + h + 1) * (view.at + 1));
   for (const {n, c, span} of shown) {
     const kind = n < 0 ? "unknown" : (n === now ? "now " : "") + (c === "\n" ? "break" : "");
-    const share = n < 0 ? 0 : by_loss ? loss_share(last.losses[n - 1] || 0) : attn && n <= view.at ? attention_share(attn[n]) : 0;
+    const share = n < 0 ? 0 : by_loss ? loss_intensity(last.losses[n - 1] || 0) : attn && n <= view.at ? attention_intensity(attn[n]) : 0;
     const background = shade(share);
     if (span.className !== kind) span.className = kind;
     if (span.background !== background) span.style.background = span.background = background;
@@ -70,7 +70,7 @@ function render_status() {
   const now = current(), one = seen[now], loss = last.losses[now - 1];
   const loss_here = loss === undefined ? "" : `, loss ${number(loss)} nats`;
   set_text($("says"), one ? `At ${named(one.c)}, character ${now + 1} of ${seen.length}${loss_here}.` :
-    "Type some text" + (text.value ? ` of characters that the model knows, such as ${named(characters.find(c => /\p{L}/u.test(c)) || characters[0])}.` : "."));
+    "Type some text" + (text.value ? ` in characters that the model knows, such as ${named(characters.find(c => /\p{L}/u.test(c)) || characters[0])}.` : "."));
   announce();
 }
 

@@ -1,7 +1,7 @@
 // The model's thread. The page sends what it wants to see; only the newest request is worked on. Between portions of
 // work the thread looks for a newer one, so nothing that is out of date is finished.
 
-const PORTION = 12;  // milliseconds of work between checks for a newer request
+const TIME_SLICE = 12;  // milliseconds of work between checks for a newer request
 let model, check, characters, whole, variant, scratch;  // readers: with all heads on, with the user's selection, with one head off
 let reader = null;  // whole or variant
 let wanted = null, working = false;
@@ -47,7 +47,7 @@ function* complete(one, request = null) {  // read the rest of the text, and rep
   const needed = request && request.at >= 0 ? request.at : -1;
   if (needed >= 0 && needed < one.done) yield {kind: "view", ...view(one, request.at)};
   while (one.done < one.ids.length) {
-    const before = one.done, stop = performance.now() + PORTION;
+    const before = one.done, stop = performance.now() + TIME_SLICE;
     do one.advance(4); while (one.done < one.ids.length && performance.now() < stop);
     if (needed >= before && needed < one.done) yield {kind: "view", ...view(one, request.at)};
     yield request && {kind: "progress", done: one.done, losses: losses(one)};
@@ -82,7 +82,7 @@ function* answer(request) {
 function* measure_effects(ids, baseline) {  // how much the loss of the text increases when one head is off, head by head
   const {n_layers: L, n_heads: H} = model.config;
   if (effects.key !== ids.join()) effects = {key: ids.join(), values: new Array(L * H).fill(null)};
-  if (ids.length < 2) return;
+  if (ids.length < 2) { yield {kind: "effects", values: effects.values}; return; }
   for (let k = 0; k < L * H; k++) {
     if (effects.values[k] !== null) continue;
     scratch.set_request(ids, [k]);

@@ -36,8 +36,8 @@ text.addEventListener("beforeinput", e => {  // the browser's own menu
 });
 text.addEventListener("input", e => {
   stop();
-  const word = e.inputType === "insertText" && e.data && e.data.trim() ? "typing" : e.inputType === "deleteContentBackward" ? "deleting" : "";
-  remember(word);
+  const kind = e.inputType === "insertText" && e.data && e.data.trim() ? "typing" : e.inputType === "deleteContentBackward" ? "deleting" : "";
+  remember(kind);
   update_text();
 });
 

@@ -41,9 +41,10 @@ def send(record, files, client, experiment_id):
 
 
 def send_artifacts(record, files, client, run_id):
-    """Log texts and files. The record of a later stage includes the weights; log them only if the
-    run
-    has none."""
+    """Log texts and files.
+
+    The record of a later stage includes the weights; they are logged only if the run has none.
+    """
     for name, text in record.texts.items():
         client.log_text(run_id, text, name)  # always, because the text may have grown
     present = {file.path for file in client.list_artifacts(run_id)} if files else set()

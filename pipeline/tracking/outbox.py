@@ -134,7 +134,7 @@ def deliver():
                     continue  # a later version was written in the meantime
                 failed[weights] = f"MLflow rejected a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
-                    store.connect()  # again: a server that rejects a request may also hang up
+                    store.connect()  # a server that rejects a request may also close the connection
                 continue
             if record.end:
                 remove(folder)

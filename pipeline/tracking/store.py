@@ -56,7 +56,8 @@ def connect(uri=None):
 
     uri: by default `tracking_uri()`.
     """
-    # MLflow's imports create a million objects; collections would take a quarter of their time
+    # MLflow's imports create a million objects; garbage collection would take a quarter of the
+    # import time
     gc.set_threshold(100_000)
     import mlflow
     import mlflow.store.db.utils as database
