@@ -1,4 +1,4 @@
-"""Exercise 9: several heads, and the division by √d.
+"""Exercise 9: multi-head attention, and the division by √d.
 
 A layer with H heads computes queries, keys and values of all heads in one matrix product, qkv =
 x W_qkv, for B sequences of T positions, flattened to N = B·T rows. With d = D / H:
