@@ -33,7 +33,7 @@ LAYER_NORM_EPSILON = 1e-5
 GELU_SCALE = math.sqrt(2 / math.pi)
 GELU_CUBIC = 0.044715
 QUERY_TILE = 64  # queries whose attention is computed together
-# Added to the scores of a tile: exp(-∞) = 0, so masked keys get the weight 0.
+# Added to the scores of a tile: exp(-∞) = 0, so masked keys get a weight of 0.
 CAUSAL_MASK = np.triu(np.full((QUERY_TILE, QUERY_TILE), -np.inf, np.float32), 1)
 
 
@@ -44,7 +44,7 @@ def check_ids(name, ids, vocab_size):
 
 
 def embedding(ids, tokens, positions):
-    """Token plus position embedding: ids (B, T), tokens (V, D), positions (at least T, D) ->
+    """Token plus position embedding: ids (B, T), tokens (V, D), positions (≥ T, D) ->
     (N, D).
     """
     check_ids("token ids", ids, len(tokens))

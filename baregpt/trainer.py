@@ -1,4 +1,4 @@
-"""Training on random windows of the text, with the shards of a batch on threads; evaluation."""
+"""Training on random windows of the text, with the shards of a batch on threads, and evaluation."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -97,7 +97,7 @@ def _build(contents):
         raise ValueError(f"vocab_size must be {len(vocab)} (characters), got {config.vocab_size}")
     arrays = {name: _array(**entry) for name, entry in contents["parameters"].items()}
     found = {name: array.shape for name, array in arrays.items()}
-    # before all the shapes that a huge n_layers implies are listed
+    # checked first, because parameter_shapes would list every layer of a huge n_layers
     if config.n_layers > len(found):
         raise ValueError(f"n_layers is {config.n_layers}, but there are {len(found)} parameters")
     expected = parameter_shapes(config)

@@ -150,7 +150,8 @@ def sampling_products(count, streams):
     """Return a function that computes only the matrix products of sampling `count` characters, with
     all weights, and with keys and values of a context of average length.
 
-    Their operands are not in the cache of the core, because the other implementations evict them.
+    The operands start outside the core's cache, because the other implementations have evicted
+    them.
     """
     model, _ = prepare(DEFAULT)
     T, D, H = DEFAULT["block_size"], DEFAULT["d_model"], DEFAULT["n_heads"]
@@ -298,7 +299,7 @@ def measure(quick):
     done("training step", compare_training(DEFAULT, rounds, 5, most))
     for n in threads[:-1]:
         comparison = compare_training(DEFAULT, rounds // 2, 5, n, compiled=False)
-        done(f"training step on {n} threads", comparison)
+        done(f"training step on {n} thread{'s' * (n > 1)}", comparison)
     for name, change in variants:
         shape = DEFAULT | change
         done(f"variant: {name}", compare_training(shape, rounds // 2, 3, most, compiled=False))

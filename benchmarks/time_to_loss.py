@@ -1,7 +1,7 @@
 """Time to loss: recipes/seconds.txt and nanoGPT's CPU recipe (python -m benchmarks.time_to_loss).
 
 Both train alternately, with the full schedule and in a new process each time, and are scored on the
-held-out last 10% of the text. The time is that of training alone.
+held-out last 10% of the text. The time is that of training.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def run_baregpt(seed):
     keep_freed_memory()  # as the train stage does
     _, vocab, train_ids, validation_ids = read_splits()
     params = read_recipe(RECIPE)
-    del params["train"]["init"]  # of the pipeline
+    del params["train"]["init"]  # used by the pipeline only
     config = TrainConfig(**params["train"] | {"seed": seed, "evaluation_interval": 10**9})
     start = time.perf_counter()
     model = GPT(Config(len(vocab), **params["model"]), seed)

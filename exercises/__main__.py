@@ -39,7 +39,7 @@ def main(arguments=None):
     """Return the exit code: 0 if all that was asked for is correct, 130 after Ctrl-C."""
     try:
         return run(arguments)
-    except (OSError, ValueError) as error:  # of the training
+    except (OSError, ValueError) as error:  # from training
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

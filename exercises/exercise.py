@@ -132,14 +132,14 @@ class Exercise:
         return None
 
     def _explain(self, error):
-        """An exception in a phrase, with the last line of the exercise's file that it passed."""
+        """An exception in a phrase, with the last line of the exercise's file in its traceback."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-        where = f" in line {line} of {self.file}" if line else ""
+        where = f" on line {line} of {self.file}" if line else ""
         reason = str(error.msg if isinstance(error, SyntaxError) else error)
         if reason.startswith("matmul:"):
-            reason = "the shapes of a matrix product do not fit"
+            reason = "the shapes in a matrix product do not match"
         return f"{type(error).__name__}{where}: {' '.join(reason.split()).rstrip('.')}"
 
     def _describe_wrong(self, wrong, expected):
@@ -147,7 +147,7 @@ class Exercise:
         parts = []
         for name, array in wrong.items():
             if array.shape != expected[name].shape:
-                shapes = f"the shape {array.shape} instead of {expected[name].shape}"
+                shapes = f"shape {array.shape} instead of {expected[name].shape}"
                 parts.append(f"{name} has {shapes}")
             elif not np.isfinite(array).all():
                 parts.append(f"{name} contains NaN or infinity")
@@ -204,7 +204,7 @@ def _equal(a, b):
 
 
 def _explain_shapes(error):
-    """A sentence on shapes that do not fit, in a list; empty if the exception has another cause."""
+    """A sentence on shapes that do not match, in a list; empty for other exceptions."""
     text = str(error)
     if match := re.search(r"matmul.* \(size (\d+) is different from (\d+)\)", text):
         rows, columns = match.groups()

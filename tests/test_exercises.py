@@ -177,10 +177,10 @@ def test_a_wrong_attempt_of_a_learner_is_understood(name, checkout):
             ["return 'x'"],
             r"slope must be an array of real numbers, but it is of type str\.",
         ),
-        ("gelu", ["return x[:2]"], r"slope has the shape \(2, 5\) instead of \(4, 5\)\."),
+        ("gelu", ["return x[:2]"], r"slope has shape \(2, 5\) instead of \(4, 5\)\."),
         ("gelu", ["return x / 0"], r"gelu_slope: slope contains NaN or infinity\."),
         ("gelu", ["x[0] = 0", "return 0 * x"], r"slope is wrong \(relative error 1 against finite"),
-        ("softmax", ["return x"], r"raises NameError in line 19 of exercises/04_softmax\.py: name"),
+        ("softmax", ["return x"], r"raises NameError on line 19 of exercises/04_softmax\.py: name"),
         ("softmax", ["return (dy * y).sum(axis=-1) - dy"], r"pass `keepdims=True`, so that"),
         (
             "linear",
@@ -221,8 +221,8 @@ def test_a_result_that_is_correct_up_to_a_factor_or_a_transpose_is_named_so():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def f(:", r"exercises/03_gelu.py cannot be imported: SyntaxError in line 1 of exercises"),
-        ("import nothing_of_this_name", r"cannot be imported: ModuleNotFoundError in line 1 of"),
+        ("def f(:", r"exercises/03_gelu.py cannot be imported: SyntaxError on line 1 of exercises"),
+        ("import nothing_of_this_name", r"cannot be imported: ModuleNotFoundError on line 1 of"),
         ("x = 1", r"exercises/03_gelu.py must define the function gelu_slope\."),
     ],
 )

@@ -107,7 +107,7 @@ def logits_in(page):
 
 
 def says(page):
-    return page.locator("#says").inner_text()
+    return page.locator("#status").inner_text()
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -146,7 +146,7 @@ def test_what_is_shown_follows_the_caret_the_pointer_and_a_tap(opened):
     probabilities = softmax(model.logits(vocab.encode(TEXT)[None])[0])
     box = page.locator("#shown > span").nth(5).bounding_box()  # after the one for what is before
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.locator("#says")).to_contain_text("character 5 of")
+    expect(page.locator("#status")).to_contain_text("character 5 of")
     settle(page)
     best = vocab.characters[probabilities[4].argmax()]
     shown = page.locator("#lens tr").last.locator("td span").first
@@ -155,13 +155,13 @@ def test_what_is_shown_follows_the_caret_the_pointer_and_a_tap(opened):
     page.locator("#text").focus()
     for key in ("Control+Home", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
-    expect(page.locator("#says")).to_contain_text("character 2 of")
+    expect(page.locator("#status")).to_contain_text("character 2 of")
     page.locator("#neurons summary").click()
     expect(page.locator("#neurons li")).to_have_count(3 * 4)
     box = page.locator("#shown > span").nth(5).bounding_box()
     page.mouse.click(box["x"] + 2, box["y"] + box["height"] / 2)  # the caret goes before it
     page.mouse.move(0, 0)
-    expect(page.locator("#says")).to_contain_text("character 5 of")
+    expect(page.locator("#status")).to_contain_text("character 5 of")
 
 
 def test_unknown_characters_are_struck_out_and_left_out(opened):
@@ -272,7 +272,7 @@ def test_a_head_that_is_off_adds_nothing(opened):
     kept = model.parameters["blocks.1.attention.out"].copy()
     model.parameters["blocks.1.attention.out"][:8] = 0
     assert logits_in(page) == pytest.approx(model.logits(ids[None])[0], abs=1e-3)
-    assert f"with all heads {whole:.3f}" in page.locator("#loss").inner_text()
+    assert f"with all heads on, {whole:.3f}" in page.locator("#loss").inner_text()
     rise = f"{loss() - whole:+.3f}".replace("-", "−")
     page.get_by_role("button", name="Layer 2, head 1", exact=True).click()
     expect(page.locator("#head-effect")).to_contain_text(rise)
@@ -410,7 +410,7 @@ def test_logit_contributions_match_numpy(opened):
     page.locator("#text").press("ArrowRight")
     expect(page.locator("#steps")).to_contain_text("character 11 of the context")
     it = page.evaluate(
-        "Object.fromEntries(Object.entries(last.inside)"
+        "Object.fromEntries(Object.entries(answers.inside)"
         ".map(([name, v]) => [name, ArrayBuffer.isView(v) ? Array.from(v) : v]))"
     )
     streams = lens(model, ids)
@@ -465,7 +465,7 @@ def test_an_edited_model_gets_a_page_that_shows_no_numbers(browser, tmp_path):
     for file, old, new, expected in edits:
         said, page = write_and_open(file, old, new)
         assert re.fullmatch(f"warning: the explorer page .*{expected}.*model.js.*\n", said)
-        expect(page.locator("#refused")).to_contain_text(expected)
+        expect(page.locator("#error")).to_contain_text(expected)
         expect(page.locator("main")).to_be_hidden()
         page.close()
 
@@ -479,7 +479,7 @@ def test_a_page_whose_numbers_differ_shows_none(opened):
     with open(path, "w") as file:
         file.write(re.sub(r'"logits": \[[^,]*,', '"logits": [99,', html))
     page.reload()
-    expect(page.locator("#refused")).to_contain_text("does not compute the same logits as baregpt")
+    expect(page.locator("#error")).to_contain_text("does not compute the same logits as baregpt")
     expect(page.locator("main")).to_be_hidden()
 
 
@@ -522,7 +522,7 @@ def test_hebrew_chinese_and_emoji(opened):
     boxes = [page.locator("#shown > span").nth(k).bounding_box() for k in (1, 2)]
     assert boxes[0]["x"] > boxes[1]["x"]  # from right to left
     page.mouse.move(boxes[1]["x"] + 3, boxes[1]["y"] + 5)
-    expect(page.locator("#says")).to_contain_text("“\u2068ל\u2069”, character 2 of")
+    expect(page.locator("#status")).to_contain_text("“\u2068ל\u2069”, character 2 of")
 
 
 def test_the_page_runs_in_a_sandboxed_frame(opened, tmp_path):
@@ -533,7 +533,7 @@ def test_the_page_runs_in_a_sandboxed_frame(opened, tmp_path):
     inside = page.frame_locator("iframe")
     inside.locator("#text").fill("To be")
     expect(inside.locator("#loss")).to_contain_text("nats per character")
-    assert "character 5 of 5" in inside.locator("#says").inner_text()
+    assert "character 5 of 5" in inside.locator("#status").inner_text()
 
 
 def test_the_same_weights_make_the_same_bytes_and_none_is_out_of_range(tmp_path):
@@ -583,7 +583,7 @@ def test_a_keystroke_takes_little_time_and_cancels_work_that_is_out_of_date(open
         worker.addEventListener("message", ({data: {id, kind}}) => (kinds[id] ||= []).push(kind));
         text.value = "not " + text.value;  // a second of work
         update_text();
-        const first = latest;
+        const first = latest_id;
         await null;
         text.value = "to " + text.value;
         update_text();
@@ -592,7 +592,7 @@ def test_a_keystroke_takes_little_time_and_cancels_work_that_is_out_of_date(open
     settle(page)
     kinds = page.evaluate("kinds")
     assert "settled" not in kinds.get(str(first), [])
-    assert "settled" in kinds[str(page.evaluate("latest"))]
+    assert "settled" in kinds[str(page.evaluate("latest_id"))]
 
 
 def test_the_picture_of_a_long_text_stays_of_bounded_size(tmp_path):

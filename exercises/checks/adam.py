@@ -138,15 +138,16 @@ EXERCISE = Exercise(
         weights_swapped: "β and 1 - β are swapped: the moving average keeps most of its old value.",
         full_gradient_added: "The new gradient lacks its weight 1 - β, so m and v are not "
         "averages.",
-        old_moments: "The update uses the old m and v: they must take the new gradient first.",
+        old_moments: "The update uses the old m and v: they must be updated with the new gradient "
+        "first.",
     },
     (
         "Compute the new m and v first. For the correction, take a gradient that is always 1: what "
         "is m after one step, and after two?",
         "After t steps, m sums the gradients with the weights (1 - β₁) β₁^(t - s) for s = 1 to t. "
         "This is a geometric series.",
-        "The weights add up to 1 - β₁^t, so m̂ = m / (1 - β₁^t), the same for v with β₂. Use m̂ "
-        "and v̂ in the update, and return m and v.",
+        "The weights add up to 1 - β₁^t, so m̂ = m / (1 - β₁^t), and likewise for v with β₂. Use "
+        "m̂ and v̂ in the update, and return m and v.",
     ),
     in_place=True,
 )

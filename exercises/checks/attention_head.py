@@ -87,8 +87,8 @@ EXERCISE = Exercise(
         ): "The mask shows too much: each position attends to one that is later.",
         with_weights(lambda scores, seen: seen * layers.softmax(scores)): "The mask is applied "
         "after the softmax, so the rows of weights no longer sum to 1.",
-        with_weights(lambda scores, seen: softmax_where(seen, scores, hidden=0)): "The hidden "
-        "scores are 0, and the softmax of a 0 is not 0.",
+        with_weights(lambda scores, seen: softmax_where(seen, scores, hidden=0)): "The masked "
+        "scores are 0, but exp(0) is 1, so their weights are not 0.",
         with_weights(lambda scores, seen: softmax_where(seen, scores, axis=0)): "The softmax runs "
         "over the queries: the weights of one query, a row, must sum to 1.",
         with_weights(lambda scores, seen: softmax_where(seen, scores.T)): "The scores are "

@@ -84,10 +84,10 @@ EXERCISE = Exercise(
         "but a score's derivative with respect to the query is the key.",
         changed("dkey", lambda ds, dy, q, k, attn: ds.T @ k): "dkey is computed from the keys, but "
         "a score's derivative with respect to the key is the query.",
-        divided: "dquery and dkey are divided by √d: here the query has been divided before, and "
+        divided: "dquery and dkey are divided by √d: here the query has already been divided, and "
         "exercise 9 takes care of it.",
         changed("dquery", lambda ds, dy, q, k, attn: ds @ k / q.shape[1] ** 0.5): "dquery is "
-        "divided by √d: here the query has been divided before, and exercise 9 takes care of it.",
+        "divided by √d: here the query has already been divided, and exercise 9 takes care of it.",
         changed("dkey", lambda ds, dy, q, k, attn: ds.T @ q / q.shape[1] ** 0.5): "dkey is "
         "divided by √d: the query, by which dscoresᵀ is multiplied, has been divided already.",
     },
@@ -95,7 +95,7 @@ EXERCISE = Exercise(
         "head_out = attn value is a linear layer without bias: its backward pass gives the "
         "gradient of attn and the gradient of value, as in exercise 2.",
         "Then dscores is the backward pass of the softmax, row by row. The mask added a constant, "
-        "and a hidden position has the weight 0, so its dscores is 0 without a separate step.",
+        "and a masked position has a weight of 0, so its dscores is 0 without a separate step.",
         "scores = query keyᵀ is a matrix product: dquery = dscores key and dkey = dscoresᵀ query. "
         "From the first hint, dattn = dhead_out valueᵀ and dvalue = attnᵀ dhead_out.",
     ),

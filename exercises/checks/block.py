@@ -16,7 +16,7 @@ def run(dy, layer_backward):
     return layer_backward(dy), {}
 
 
-# baregpt's block_backward, in which a layer's saved activations are its whole backward pass.
+# baregpt's block_backward, which gets each layer's backward pass in place of its saved activations.
 backward = FunctionType(
     layers.block_backward.__code__,
     vars(layers)

@@ -71,7 +71,7 @@ EXERCISE = Exercise(
         "even with +=).",
         mean_over_uses: "The gradient of a row of tokens is the sum over its uses, not their mean.",
         first_rows: "dtokens lacks the rows of the characters with the largest ids: a character "
-        "that does not occur has the gradient 0.",
+        "that does not occur has a gradient of 0.",
         changed_positions(
             lambda dy, correct: padded(dy[-1], correct)
         ): "A row of positions is used by "
@@ -84,8 +84,8 @@ EXERCISE = Exercise(
         "positions is a mean over the sequences, but it must be a sum.",
         changed_positions(
             lambda dy, correct: dy.sum(axis=0)
-        ): "dpositions ends at T: the table has "
-        "block_size rows, and those that are not used have the gradient 0.",
+        ): "dpositions ends at T: the table has block_size rows, and those that are not used have "
+        "a gradient of 0.",
         changed_positions(
             lambda dy, correct: padded(
                 dy.reshape(dy.shape[1], dy.shape[0], -1).sum(axis=1), correct

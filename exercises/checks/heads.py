@@ -120,7 +120,7 @@ EXERCISE = Exercise(
         ): "The √d is in the wrong place: the key's part is divided by it, and the query's part "
         "is not.",
         scaled(lambda d, D: (d / D, 1, 1)): "The query's part is divided by √D, but each head has "
-        "the width d.",
+        "width d.",
         **{joined(join): sentence for join, sentence in ORDERS.items()},
         **{
             joined(join, undivided=True): f"{sentence} And the division by √d is missing."

@@ -18,7 +18,7 @@ def linear_backward(dy, x, w):
 
 def cases():
     rng = np.random.default_rng(2)
-    for inputs, outputs in ((4, 4), (5, 3)):  # in a square matrix, a missing transpose fits
+    for inputs, outputs in ((4, 4), (5, 3)):  # square: a missing transpose still fits
         x, w, b = rng.normal(size=(6, inputs)), rng.normal(size=(inputs, outputs)), np.ones(outputs)
         dy = rng.normal(size=(6, outputs))
         gradients = gradients_by_differences(lambda x=x, w=w, b=b: x @ w + b, dy, x, w, b)

@@ -91,7 +91,7 @@ EXERCISE = Exercise(
     (
         "Use the quotient rule. The numerator of y[i] depends on x[i] alone, the sum on all x.",
         "The derivative of y[i] with respect to x[j] is y[i] (1 - y[i]) if i = j, and -y[i] y[j] "
-        "if i ≠ j: together, y[i] (δ - y[j]), where δ is 1 if i = j and else 0.",
+        "if i ≠ j: together, y[i] (δ - y[j]), where δ is 1 if i = j and 0 otherwise.",
         "Sum dy[i] times this over i: the δ leaves dy[j] y[j], and the rest is -y[j] times the "
         "sum of dy · y over the row. Pass `keepdims=True`, so that the sum broadcasts.",
     ),

@@ -70,7 +70,7 @@ def head_statistics(model, ids, max_windows=64, progress=iter):
 
     loss, layers, heads = mean_loss(), range(config.n_layers), range(config.n_heads)
     attn = (model.attention(window[:, :-1]) for window in windows)
-    fractions = [[entropy_fractions(layer[0]) for layer in of_window] for of_window in attn]
+    fractions = [[entropy_fractions(layer[0]) for layer in window_attn] for window_attn in attn]
     increases = np.empty((config.n_layers, config.n_heads))
     for layer, head in progress([(layer, head) for layer in layers for head in heads]):
         with switched_off(model, [layer], [head]):

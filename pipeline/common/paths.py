@@ -15,7 +15,8 @@ TRAIN_LOSS, VALIDATION_LOSS = DATA / "train_loss.csv", DATA / "validation_loss.c
 SNAPSHOTS = DATA / "snapshots.json"
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
-INPUTS = {CORPUS, TEXT, VOCAB, TRAIN_IDS, VALIDATION_IDS, WEIGHTS}  # that a stage writes for others
+# Files that one stage writes and another reads.
+INPUTS = {CORPUS, TEXT, VOCAB, TRAIN_IDS, VALIDATION_IDS, WEIGHTS}
 DOCS_EXPLORER_PAGE = Path("docs/explore.html")  # written by `python -m pipeline.explore`
 PRETRAINED = Path("baregpt/pretrained.pkl")  # the pretrained weights, part of the package
 PRETRAINED_SNAPSHOTS = Path("pipeline/explorer/pretrained_snapshots.json")

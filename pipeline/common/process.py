@@ -71,7 +71,8 @@ def limits(name, seconds, extra_memory):
     """Limit the time and the memory of a block that waits for a service. Raises OSError if the time
     limit expires.
 
-    A block that does not react, because it is in a system call, is killed ten seconds later.
+    If the block does not react, because it is in a system call, the process is killed ten seconds
+    later.
     Windows has neither alarms nor this memory limit, so there the block runs without limits.
     """
     if not hasattr(signal, "SIGALRM"):
@@ -102,7 +103,7 @@ def limits(name, seconds, extra_memory):
 
 
 def lock_training():
-    """Return a context that holds the lock of the active training run. Raises ValueError if
+    """Return a context manager that holds the lock of the active training run. Raises ValueError if
     another process holds it.
     """
     try:

@@ -52,7 +52,7 @@ function rules(ids, characters) {
     "the same character, earlier": (i, j) => j < i && ids[j] === ids[i],
     "what followed the same character earlier": (i, j) => j > 0 && j < i && ids[j - 1] === ids[i],
     "spaces": (i, j) => space[j] && j < i,
-    "line ends": (i, j) => newline[j] && j < i,
+    "newlines": (i, j) => newline[j] && j < i,
   };
 }
 
@@ -118,8 +118,8 @@ function inside(reader, i, layer, head) {  // the steps of the prediction at pos
     best, logit: reader.logits[i * V + best],
     terms: [  // there is no final LayerNorm, so the logit is exactly the sum of these
       ["token_embedding", to_logit(token)], ["position_embedding", to_logit(position)],
-      ...reader.saved.flatMap((of, l) => [[`blocks.${l}: attn_out`, to_logit(reader.at(of.attn_out, i))],
-        [`blocks.${l}: mlp_out`, to_logit(reader.at(of.mlp_out, i))]]),
+      ...reader.saved.flatMap((saved_block, l) => [[`blocks.${l}: attn_out`, to_logit(reader.at(saved_block.attn_out, i))],
+        [`blocks.${l}: mlp_out`, to_logit(reader.at(saved_block.mlp_out, i))]]),
       ["head.bias", p["head.bias"][best]],
     ],
     norms: Array.from({length: L + 1}, (_, l) => Math.hypot(...reader.at(reader.x[l], i))),

@@ -5,10 +5,10 @@ const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent), {config, characters} = data;
 const {block_size: T, n_layers: L, n_heads: H, vocab_size: V} = config;
 const id_of = new Map(characters.map((c, i) => [c, i]));
-const NAMES = {" ": "space", "\n": "newline", "\t": "tab"}, SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"};
+const NAMES = {" ": "space", "\n": "newline", "\t": "tab"}, VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"};
 const MAX_NATS = 6;  // of the color scale of losses
-const named = c => NAMES[c] || `“\u2068${signed(c)}\u2069”`;  // isolated: a Hebrew letter does not reverse the text around it
-const signed = c => SIGNS[c] || (/^\p{M}$/u.test(c) ? "◌" + c : c);  // a combining mark needs something to combine with
+const named = c => NAMES[c] || `“\u2068${visible(c)}\u2069”`;  // isolated: a Hebrew letter does not reverse the text around it
+const visible = c => VISIBLE[c] || (/^\p{M}$/u.test(c) ? "◌" + c : c);  // a combining mark needs something to combine with
 const percent = p => `${(100 * p).toFixed(p < .0995 ? 1 : 0)}%`;
 const number = (v, digits = 2) => v.toFixed(digits).replace("-", "−");
 const difference = v => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(3);
@@ -33,7 +33,7 @@ function set_text(node, content) { if (node.textContent !== content) node.textCo
 
 // Colors: a fraction, or a signed number from -1 to 1, as a background on which text stays readable.
 
-const shade = share => share > .01 ? `rgb(var(--heat) / ${Math.min(1, share).toFixed(3)})` : "";
+const shade = intensity => intensity > .01 ? `rgb(var(--heat) / ${Math.min(1, intensity).toFixed(3)})` : "";
 const loss_intensity = loss => Math.min(1, loss / MAX_NATS), attention_intensity = weight => Math.sqrt(weight);
 let colors;
 function read_colors() {
@@ -42,12 +42,12 @@ function read_colors() {
   colors = {heat: rgb("--heat"), cold: rgb("--cold"), paper: rgb("--paper"), ink: style.getPropertyValue("--ink")};
 }
 
-function paint(canvas, values, width, share) {  // one pixel for each value; share(value) is -1 to 1
+function paint(canvas, values, width, intensity) {  // one pixel for each value; intensity(value) is -1 to 1
   const height = values.length / width || 1;
   [canvas.width, canvas.height] = [Math.max(1, width), Math.max(1, height)];
   const image = new ImageData(canvas.width, canvas.height);
   for (let k = 0; k < values.length; k++) {
-    const s = Math.max(-1, Math.min(1, share(values[k]))), color = s < 0 ? colors.cold : colors.heat;
+    const s = Math.max(-1, Math.min(1, intensity(values[k]))), color = s < 0 ? colors.cold : colors.heat;
     for (let c = 0; c < 3; c++) image.data[4 * k + c] = colors.paper[c] + (color[c] - colors.paper[c]) * Math.abs(s);
     image.data[4 * k + 3] = 255;
   }
@@ -69,33 +69,33 @@ const worker = new Worker(URL.createObjectURL(new Blob(
   [$("shared").textContent, $("worker").textContent], {type: "text/javascript"})));
 const listeners = {};  // kind of message -> functions
 const on = (kind, handler) => (listeners[kind] ||= []).push(handler);
-let latest = 0;
+let latest_id = 0;
 worker.onmessage = ({data: message}) => {
-  if (message.id === undefined || message.id === latest) for (const handler of listeners[message.kind] || []) handler(message);
+  if (message.id === undefined || message.id === latest_id) for (const handler of listeners[message.kind] || []) handler(message);
 };
-worker.onerror = event => refuse(`The model's thread stopped: ${event.message}`);
+worker.onerror = event => show_error(`The model's thread stopped: ${event.message}`);
 
-function refuse(sentence) {  // show nothing rather than wrong numbers
-  $("refused").textContent = sentence;
-  $("refused").hidden = false;
+function show_error(sentence) {  // show nothing rather than wrong numbers
+  $("error").textContent = sentence;
+  $("error").hidden = false;
   for (const node of document.querySelectorAll("main, #tools")) node.hidden = true;
 }
 
-const last = {view: null, losses: [], baseline: 0, patterns: [], effects: [], map: null, inside: null};  // the newest answers
+const answers = {view: null, losses: [], baseline: 0, patterns: [], effects: [], map: null, inside: null};  // the newest answers
 const selection = {head: [L - 1, 0], off: new Set()};  // the selected head; heads that are off, as layer * H + head
 let asked = false;
 
 function ask() {  // at most once per task: what was asked for in between would be out of date
   $("main").setAttribute("aria-busy", "true");
-  latest++;
+  latest_id++;
   if (asked) return;
   asked = true;
   queueMicrotask(() => {
     asked = false;
-    worker.postMessage({id: latest, ids: seen.map(one => one.id), off: [...selection.off].sort((a, b) => a - b), at: current(),
+    worker.postMessage({id: latest_id, ids: seen.map(one => one.id), off: [...selection.off].sort((a, b) => a - b), at: current(),
       head: selection.head, open: {inside: $("inside").open, neurons: $("neurons").open}});
   });
 }
 
-on("view", view => { last.view = view; });
+on("view", view => { answers.view = view; });
 on("settled", () => $("main").setAttribute("aria-busy", "false"));

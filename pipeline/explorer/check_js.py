@@ -28,7 +28,7 @@ LOGITS_DIFFER = (
 
 
 def sample_logits(rotary):
-    """Return the logits of a small model of fixed parameters, (V,), after a few characters."""
+    """Return the logits of a small model with fixed parameters, (V,), after a few characters."""
     model = GPT(Config(5, 8, 12, 3, 2, rotary), dtype=np.float64)
     model.flat[...] = np.sin(np.arange(model.flat.size))
     with threadpool_limits(1):

@@ -2,7 +2,7 @@
 
 const UNIFORM = .9;  // attention whose entropy is above this fraction of that of uniform attention counts as uniform
 const MIXED = .2;  // a head whose best rule covers less of its attention than this counts as mixed
-const REPORTED = .0005;  // nats: an effect below it shows as zero
+const MIN_EFFECT = .0005;  // nats: an effect below it shows as zero
 const heads = [];  // {l, h, k, cell, canvas, mark, row, effect, pattern, box}
 
 function pattern_text(pattern) {
@@ -12,7 +12,7 @@ function pattern_text(pattern) {
   return `${share < MIXED ? "mixed; " : ""}${percent(share)} on ${rule} (uniform: ${percent(uniform)})`;
 }
 
-const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < REPORTED ? 0 : effect);
+const effect_text = effect => effect == null ? "…" : difference(Math.abs(effect) < MIN_EFFECT ? 0 : effect);
 
 function select_head(l, h) {
   selection.head = [l, h];
@@ -70,8 +70,8 @@ function render_selection() {
   }
   $("head-on").checked = !selection.off.has(k);
   set_text($("head-name"), head_name(l, h));
-  set_text($("head-pattern"), last.patterns[k] ? `Averaged over the text: ${pattern_text(last.patterns[k])}.` : "");
-  set_text($("head-effect"), last.effects[k] == null ? "" : `Switched off: ${effect_text(last.effects[k])} nats per character.`);
+  set_text($("head-pattern"), answers.patterns[k] ? `Averaged over the text: ${pattern_text(answers.patterns[k])}.` : "");
+  set_text($("head-effect"), answers.effects[k] == null ? "" : `Switched off: ${effect_text(answers.effects[k])} nats per character.`);
 }
 
 function render_attention({at, attn}) {
@@ -82,54 +82,54 @@ function render_attention({at, attn}) {
 }
 
 function render_summary() {  // what is known of each head
-  const largest = Math.max(REPORTED, ...last.effects.map(v => v || 0));
+  const largest = Math.max(MIN_EFFECT, ...answers.effects.map(v => v || 0));
   for (const {l, h, k, cell, mark, effect, pattern} of heads) {
-    const known = last.effects[k] != null, text = effect_text(last.effects[k]);
+    const known = answers.effects[k] != null, text = effect_text(answers.effects[k]);
     set_text(mark, known ? text : "");
     set_text(effect, text);
-    effect.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
-    cell.style.setProperty("--share", known ? Math.max(0, last.effects[k] / largest) : 0);
-    set_text(pattern, pattern_text(last.patterns[k]));
-    cell.setAttribute("aria-label", `${head_name(l, h)}: ${pattern_text(last.patterns[k])}${known ? `; switched off: ${text} nats` : ""}`);
+    effect.style.setProperty("--share", known ? Math.max(0, answers.effects[k] / largest) : 0);
+    cell.style.setProperty("--share", known ? Math.max(0, answers.effects[k] / largest) : 0);
+    set_text(pattern, pattern_text(answers.patterns[k]));
+    cell.setAttribute("aria-label", `${head_name(l, h)}: ${pattern_text(answers.patterns[k])}${known ? `; switched off: ${text} nats` : ""}`);
   }
   render_selection();
 }
 
 function sort_heads() {  // the most important first; rows stay where they are while one of them has the focus
-  if ($("heads").contains(document.activeElement) || last.effects.some(v => v == null)) return;
-  const sorted = [...heads].sort((a, b) => last.effects[b.k] - last.effects[a.k]);
+  if ($("heads").contains(document.activeElement) || answers.effects.some(v => v == null)) return;
+  const sorted = [...heads].sort((a, b) => answers.effects[b.k] - answers.effects[a.k]);
   if (sorted.some(({row}, i) => $("heads").children[i] !== row)) $("heads").append(...sorted.map(one => one.row));
 }
 
 function render_loss() {
-  const loss = mean(last.losses), all = last.baseline;
+  const loss = mean(answers.losses), all = answers.baseline;
   set_text($("loss"), seen.length < 2 ? "" : `Loss of this text: ${number(loss, 3)} nats per character` +
-    (selection.off.size ? `; with all heads ${number(all, 3)}, a difference of ${difference(loss - all)}.` : "."));
+    (selection.off.size ? `; with all heads on, ${number(all, 3)}: a difference of ${difference(loss - all)}.` : "."));
 }
 
-on("read", ({losses, baseline}) => { Object.assign(last, {losses, baseline}); render_loss(); render_colors(); render_status(); });
+on("read", ({losses, baseline}) => { Object.assign(answers, {losses, baseline}); render_loss(); render_colors(); render_status(); });
 on("progress", ({done, losses}) => {
   if (!losses) { set_text($("loss"), "Computing …"); return; }
   const kept = new Float32Array(Math.max(0, seen.length - 1));  // what is not yet computed keeps its former color
-  kept.set(last.losses.subarray?.(0, kept.length) || []);
+  kept.set(answers.losses.subarray?.(0, kept.length) || []);
   kept.set(losses.subarray(0, kept.length));
-  last.losses = kept;
+  answers.losses = kept;
   if (done < seen.length) set_text($("loss"), `Computing: ${done} of ${seen.length} characters …`);
   render_colors();
 });
-on("patterns", ({patterns}) => { last.patterns = patterns; render_summary(); });
-on("effects", ({values}) => { last.effects = values; render_summary(); sort_heads(); });
-on("map", message => { last.map = message; render_map(); });
+on("patterns", ({patterns}) => { answers.patterns = patterns; render_summary(); });
+on("effects", ({values}) => { answers.effects = values; render_summary(); sort_heads(); });
+on("map", message => { answers.map = message; render_map(); });
 
 function render_map() {  // row: query, column: key
-  const {size, map} = last.map || {size: 0, map: []};
+  const {size, map} = answers.map || {size: 0, map: []};
   $("map").hidden = !size;
   if (size) paint($("map"), map, size, attention_intensity);
 }
 
 function save_map() {  // the map of the selected head as a PNG, with a title, scaled to at least 512 pixels
-  if (!last.map) return;
-  const {size, head: [l, h]} = last.map, scale = Math.max(2, Math.ceil(512 / size)), margin = 40;
+  if (!answers.map) return;
+  const {size, head: [l, h]} = answers.map, scale = Math.max(2, Math.ceil(512 / size)), margin = 40;
   const canvas = element("canvas"), pen = canvas.getContext("2d");
   [canvas.width, canvas.height] = [size * scale + 2 * margin, size * scale + 2 * margin];
   pen.fillStyle = `rgb(${colors.paper})`;

@@ -20,7 +20,7 @@ function vector(name, values) {  // name, a strip of colors, the first numbers, 
   return line;
 }
 
-function source(name) {  // a function of baregpt/layers.py, unfolded on demand
+function source(name) {  // a function of baregpt/layers.py, expanded on demand
   const details = element("details", "", "code"), summary = element("summary");
   summary.append(element("code", name), ` in baregpt/layers.py, line ${data.sources[name].line}`);
   details.append(summary, element("pre", data.sources[name].source));
@@ -45,7 +45,7 @@ function table(caption, titles, rows) {  // rows: arrays of text or nodes
   return scroll;
 }
 
-const steps = [];  // of the list: made once, filled at each view, so that an unfolded function stays unfolded
+const steps = [];  // of the list: made once, filled at each view, so that an expanded function stays expanded
 function add_step(title, name) {
   const item = element("li"), body = element("div");
   item.append(element("h3", title), body);
@@ -82,7 +82,7 @@ function render_inside(it) {  // one step a frame, so that typing is not delayed
 function inside_parts(it) {  // what each step shows, as functions that make it
   const {at, layer: l, head: h} = it, c = named(seen[at].c), d = config.d_model / H, block_name = `block ${l + 1}, head ${h + 1}`;
   const place = j => `${named(seen[j].c)} ${j === at ? "(itself)" : j < at ? `${at - j} back` : `${j - at} ahead`}`;
-  const active = it.hidden.filter(v => v > .1).length, p = softmax(last.view.logits)[it.best];
+  const active = it.hidden.filter(v => v > .1).length, p = softmax(answers.view.logits)[it.best];
   return [
     () => [element("p", `${c} is character ${at + 1} of the context. x is the sum of its token embedding and its position embedding.`),
       vector("tokens[id]", it.token), vector("positions[t]", it.position),
@@ -90,7 +90,7 @@ function inside_parts(it) {  // what each step shows, as functions that make it
     () => [vector("normed", it.normed)],
     () => [element("p", `In ${block_name}, w_qkv turns normed into a query, a key and a value of ${d} numbers each. The score of a key is its dot product with the query, divided by √${d}.`),
       vector("query / √d", it.query)],
-    () => [element("p", "Before the mask, later positions have scores, too; the mask sets them to −∞, so the softmax gives them the weight 0."),
+    () => [element("p", "Before the mask, later positions have scores, too; the mask sets them to −∞, so the softmax gives them a weight of 0."),
       table(`Keys with the largest weights, and the next two positions (${block_name})`, ["position", "key", "score", "with the mask", "attn"],
         it.keys.map(({j, key, score, attn}) => [place(j), strip(key), number(score), j <= at ? number(score) : "−∞", percent(attn)]))],
     () => [table("head_out is the sum of attn · value", ["position", "attn", "value"], it.keys.filter(one => one.j <= at).map(({j, attn, value}) => [place(j), percent(attn), strip(value)])),
@@ -105,15 +105,15 @@ function inside_parts(it) {  // what each step shows, as functions that make it
   ];
 }
 
-function render_neurons(of_layers) {
-  $("neuron-lists").replaceChildren(...of_layers.map((list, l) => {
+function render_neurons(neurons_by_layer) {
+  $("neuron-lists").replaceChildren(...neurons_by_layer.map((list, l) => {
     const part = element("div"), items = element("ol");
     part.append(element("h3", `layer ${l + 1}`), items);
     for (const {neuron, activation, positions} of list) {
       const item = element("li", `${neuron + 1} (${number(activation, 1)}) `);
       for (const i of positions) {
-        const code = element("code", seen.slice(Math.max(0, i - 3), i).map(one => signed(one.c)).join(""));
-        code.append(element("b", signed(seen[i].c)));
+        const code = element("code", seen.slice(Math.max(0, i - 3), i).map(one => visible(one.c)).join(""));
+        code.append(element("b", visible(seen[i].c)));
         item.append(code);
       }
       items.append(item);
@@ -122,5 +122,5 @@ function render_neurons(of_layers) {
   }));
 }
 
-on("inside", it => { last.inside = it; render_inside(it); });
+on("inside", it => { answers.inside = it; render_inside(it); });
 on("neurons", ({lists}) => render_neurons(lists));

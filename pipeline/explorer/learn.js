@@ -11,8 +11,8 @@ function render_snapshot() {
   set_text($("snapshot-step"), `step ${steps[s].toLocaleString("en")}: ${number(mean(values.slice(1)), 2)} nats per character`);
   $("snapshot").setAttribute("aria-valuetext", $("snapshot-step").textContent);
   const cell = (content, share, name) => { const made = element(name, content); made.style.background = shade(share); return made; };
-  const rows = [["the text", i => cell(signed(letters[i]), i ? loss_intensity(values[i]) : 0, "td")],
-    ["predicted", i => cell(i ? signed(characters[predictions[i - 1]]) : "", 0, "td")]];
+  const rows = [["the text", i => cell(visible(letters[i]), i ? loss_intensity(values[i]) : 0, "td")],
+    ["predicted", i => cell(i ? visible(characters[predictions[i - 1]]) : "", 0, "td")]];
   $("snapshot-line").tBodies[0].replaceChildren(...rows.map(([title, make]) => {
     const row = element("tr"), head = element("th", title);
     head.scope = "row";

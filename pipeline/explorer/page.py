@@ -32,8 +32,8 @@ FLOAT16_MAX = np.finfo(np.float16).max
 
 
 def expected_logits(config, weights_f16, ids):
-    """Return the logits after `ids`, for the page to compare its own with. In float64 and on one
-    thread, so that the rounded numbers are the same on every machine.
+    """Return the logits after `ids`, for the page to compare its own with. They are computed in
+    float64 and on one thread, so that the rounded numbers are the same on every machine.
     """
     model = GPT(config, dtype=np.float64)
     model.flat[...] = weights_f16
@@ -90,7 +90,7 @@ def write_page(path, weights_path, snapshots_path, text=None):
         "text": text,
         "check": {"ids": ids.tolist(), "logits": expected_logits(model.config, weights_f16, ids)},
         "mismatch": LOGITS_DIFFER,  # shown if the logits of the page differ from these
-        "refused": problem,
+        "problem": problem,
         "sources": sources(),
         "snapshots": read_snapshots(snapshots_path, model.config),
     }

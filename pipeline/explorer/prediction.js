@@ -18,9 +18,9 @@ function render_candidates({at, logits}) {
   candidates.forEach(({row, choose, bar, cells}, k) => {
     const id = best[k];
     choose.id_ = id;
-    set_text(choose, signed(characters[id]));
+    set_text(choose, visible(characters[id]));
     choose.setAttribute("aria-label", `Insert ${named(characters[id])}`);
-    row.className = `${after[id] ? "" : "none"} ${seen[at + 1]?.id === id ? "came" : ""}`;
+    row.className = `${after[id] ? "" : "none"} ${seen[at + 1]?.id === id ? "actual" : ""}`;
     bar.style.width = `${100 * after[id]}%`;
     set_text(cells[2], percent(after[id]));
     set_text(cells[3], percent(before[id]));
@@ -45,9 +45,9 @@ function render_lens({at, lens}) {
     const probabilities = softmax(lens.subarray(l * V, (l + 1) * V));
     top_indices(probabilities, cells.length).forEach((id, k) => {
       const {cell, letter, share} = cells[k];
-      cell.className = seen[at + 1]?.id === id ? "came" : "";
+      cell.className = seen[at + 1]?.id === id ? "actual" : "";
       cell.style.background = shade(probabilities[id]);
-      set_text(letter, signed(characters[id]));
+      set_text(letter, visible(characters[id]));
       set_text(share, percent(probabilities[id]));
     });
   });
@@ -57,5 +57,5 @@ for (const id of ["temperature", "top-k"]) $(id).addEventListener("input", () =>
 function sliders() {
   $("temperature-shown").textContent = (+$("temperature").value).toFixed(2);
   $("top-k-shown").textContent = $("top-k").value;
-  if (last.view) render_candidates(last.view);
+  if (answers.view) render_candidates(answers.view);
 }

@@ -1,4 +1,4 @@
-// One text as the model reads it. A change of the text or of a head recomputes only the positions and layers that
+// One text as the model reads it. A change to the text or to a head recomputes only the positions and layers that
 // depend on it, in portions that the caller asks for.
 
 class Reader {

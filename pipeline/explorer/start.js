@@ -1,7 +1,7 @@
 // Putting the page together and starting it.
 
 function render() {  // all that is shown for the current position
-  const view = last.view, nothing = !view || view.at >= seen.length;
+  const view = answers.view, nothing = !view || view.at >= seen.length;
   for (const node of document.querySelectorAll(".position")) node.hidden = nothing;
   render_colors();
   render_status();
@@ -29,7 +29,7 @@ function repaint() {
   read_colors();
   render();
   render_map();
-  if (last.inside) render_inside(last.inside);
+  if (answers.inside) render_inside(answers.inside);
   if (snapshots) render_snapshot();
 }
 
@@ -43,10 +43,10 @@ function describe() {
 }
 
 function start() {
-  if (data.refused) { refuse(data.refused); return; }
+  if (data.problem) { show_error(data.problem); return; }
   worker.postMessage({config, shapes: data.shapes, characters, weights: $("weights").textContent, check: data.check});
   $("weights").textContent = "";
-  on("checked", ({passed}) => { if (!passed) refuse(data.mismatch); });
+  on("checked", ({passed}) => { if (!passed) show_error(data.mismatch); });
   read_colors();
   $("top-k").max = V;
   make_heads();

@@ -1,4 +1,4 @@
-// The state in the address, so that a link reproduces the view; reset; copy link; print.
+// The state in the URL, so that a link reproduces the view; reset; copy link; print.
 
 const FIELDS = ["temperature", "top-k", "seed", "color"];
 const defaults = () => ({temperature: "0.8", "top-k": String(Math.min(20, V)), seed: "1", color: "loss"});
@@ -43,7 +43,7 @@ function save_soon() {
 function save_now() {
   const hash = state_hash();
   if (hash === location.hash.slice(1)) return;
-  try { history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search); } catch { /* a frame without an address */ }
+  try { history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search); } catch { /* a frame without a URL */ }
 }
 
 addEventListener("hashchange", () => { stop(); restore(location.hash); });

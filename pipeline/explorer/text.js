@@ -6,7 +6,7 @@ let seen = [];  // those of them that the model reads
 const RIGHT_TO_LEFT = /^\P{L}*[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}]/u;
 let skipped = 0, pointed = -1, tapped = null;
 
-function update_text() {  // after any change of the text
+function update_text() {  // after any change to the text
   let at = 0;
   const all = Array.from(text.value, c => ({c, at: (at += c.length) - c.length, id: id_of.get(c) ?? -1, n: -1}));
   const known = all.filter(one => one.id >= 0), unknown = all.length - known.length;
@@ -22,8 +22,8 @@ function update_text() {  // after any change of the text
     unknown && `${plural(unknown, "character")} ${unknown === 1 ? "is" : "are"} not in the model's vocabulary, and therefore struck out and skipped.`,
   ].filter(Boolean).join(" ");
   cancelAnimationFrame(filling);
-  last.inside = null;
-  if (!seen.length) Object.assign(last, {view: null, losses: [], patterns: [], effects: [], map: null});
+  answers.inside = null;
+  if (!seen.length) Object.assign(answers, {view: null, losses: [], patterns: [], effects: [], map: null});
   render_status();
   if (!seen.length) render();
   ask();
@@ -33,7 +33,7 @@ function update_text() {  // after any change of the text
 function render_text(before, now) {  // a span for each character; only what differs is changed
   const layer = $("shown");
   if (!render_text.end) layer.append(render_text.before = element("span", "", "before"), render_text.end = element("span", "\u200b"));
-  $("desk").dir = RIGHT_TO_LEFT.test(text.value) ? "rtl" : "ltr";  // one direction for all lines, because browsers handle per-line direction in spans differently
+  $("editor").dir = RIGHT_TO_LEFT.test(text.value) ? "rtl" : "ltr";  // one direction for all lines, because browsers handle per-line direction in spans differently
   set_text(render_text.before, before);
   now.forEach((one, k) => {
     const old = shown[k];
@@ -55,11 +55,11 @@ function current() {  // the position that everything is shown for: under the po
 }
 
 function render_colors() {
-  const now = current(), by_loss = $("color").value === "loss", view = last.view;
+  const now = current(), by_loss = $("color").value === "loss", view = answers.view;
   const [l, h] = selection.head, attn = view && view.attn.subarray((l * H + h) * (view.at + 1), (l * H + h + 1) * (view.at + 1));
   for (const {n, c, span} of shown) {
     const kind = n < 0 ? "unknown" : (n === now ? "now " : "") + (c === "\n" ? "break" : "");
-    const share = n < 0 ? 0 : by_loss ? loss_intensity(last.losses[n - 1] || 0) : attn && n <= view.at ? attention_intensity(attn[n]) : 0;
+    const share = n < 0 ? 0 : by_loss ? loss_intensity(answers.losses[n - 1] || 0) : attn && n <= view.at ? attention_intensity(attn[n]) : 0;
     const background = shade(share);
     if (span.className !== kind) span.className = kind;
     if (span.background !== background) span.style.background = span.background = background;
@@ -67,25 +67,25 @@ function render_colors() {
 }
 
 function render_status() {
-  const now = current(), one = seen[now], loss = last.losses[now - 1];
+  const now = current(), one = seen[now], loss = answers.losses[now - 1];
   const loss_here = loss === undefined ? "" : `, loss ${number(loss)} nats`;
-  set_text($("says"), one ? `At ${named(one.c)}, character ${now + 1} of ${seen.length}${loss_here}.` :
+  set_text($("status"), one ? `At ${named(one.c)}, character ${now + 1} of ${seen.length}${loss_here}.` :
     "Type some text" + (text.value ? ` in characters that the model knows, such as ${named(characters.find(c => /\p{L}/u.test(c)) || characters[0])}.` : "."));
   announce();
 }
 
 function keep_in_view() {  // the current character, while the caret decides which one it is
   if (pointed >= 0) return;
-  const desk = $("desk"), span = seen[current()]?.span;
+  const editor = $("editor"), span = seen[current()]?.span;
   if (!span) return;
-  const box = span.getBoundingClientRect(), frame = desk.getBoundingClientRect();
-  if (box.bottom > frame.bottom) desk.scrollTop += box.bottom - frame.bottom + 8;
-  if (box.top < frame.top) desk.scrollTop -= frame.top - box.top + 8;
+  const box = span.getBoundingClientRect(), frame = editor.getBoundingClientRect();
+  if (box.bottom > frame.bottom) editor.scrollTop += box.bottom - frame.bottom + 8;
+  if (box.top < frame.top) editor.scrollTop -= frame.top - box.top + 8;
 }
 
 function announce() {  // for screen readers: once the page has been quiet for a second
   clearTimeout(announce.timer);
-  announce.timer = setTimeout(() => { if (!playing) set_text($("live"), $("says").textContent); }, 1000);
+  announce.timer = setTimeout(() => { if (!playing) set_text($("live"), $("status").textContent); }, 1000);
 }
 
 function show_place(place) {  // at most once a frame

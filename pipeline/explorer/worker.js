@@ -1,5 +1,5 @@
 // The model's thread. The page sends what it wants to see; only the newest request is worked on. Between portions of
-// work the thread looks for a newer one, so nothing that is out of date is finished.
+// work the thread looks for a newer one, so it never finishes outdated work.
 
 const TIME_SLICE = 12;  // milliseconds of work between checks for a newer request
 let model, check, characters, whole, variant, scratch;  // readers: with all heads on, with the user's selection, with one head off

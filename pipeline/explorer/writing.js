@@ -87,8 +87,8 @@ function step() {
 }
 
 function sample_pending() {  // -> whether the prediction was there
-  const end = seen.length - 1, view = last.view;
-  if (!view || view.id !== latest || view.at !== end) return false;
+  const end = seen.length - 1, view = answers.view;
+  if (!view || view.id !== latest_id || view.at !== end) return false;
   if (pending) { pending--; insert(sample(view), end, playing ? "generated" : ""); }
   return true;
 }

@@ -110,7 +110,7 @@ def time_limit():
 
 
 def limited():
-    """Return a context that limits the time and the memory that talking to MLflow takes."""
+    """Return a context manager that limits the time and the memory that talking to MLflow takes."""
     return limits("MLflow", time_limit(), MAX_MEMORY)
 
 
@@ -134,7 +134,7 @@ def deliver():
                     continue  # a later version was written in the meantime
                 failed[weights] = f"MLflow rejected a run ({store.without_secrets(error)})"
                 with contextlib.suppress(OSError):
-                    store.connect()  # a server that rejects a request may also close the connection
+                    store.connect()  # opens a new connection, if the server has closed the last one
                 continue
             if record.end:
                 remove(folder)

@@ -80,7 +80,7 @@ class Communicator:
             allowed = [str(1 << k) for k in range(shards.bit_length()) if shards % (1 << k) == 0]
             raise ValueError(
                 f"ranks.launcher started {self.size} ranks, but with train.shards ({shards}) their"
-                f" number must be {' or '.join(allowed)}"
+                f" number must be one of {', '.join(allowed)}"
             )
         with kill_after(ROOT_TIMEOUT if self.rank else CONNECT_TIMEOUT):
             gathered = self.comm.allgather((self.host, fingerprint))

@@ -27,8 +27,8 @@ def terminate_all(launcher):
 
 
 def launch(launcher):
-    """Run this command on several ranks and print their output. Raises ValueError, with one
-    line, if they or the launcher fail.
+    """Run this command on several ranks and print their output. Raises ValueError, with a one-line
+    message, if they or the launcher fail.
     """
     if platform.system() == "Windows":
         raise ValueError("ranks.launcher requires Linux or macOS; on Windows, run it in WSL")

@@ -42,7 +42,7 @@ def available_memory():
 
 def check_memory(params, vocab_size, ranks=1):
     """Raise ValueError if a step needs more memory than is available, because the kernel would kill
-    it.
+    the process.
 
     The message names the parameter that makes the largest difference.
     """
