@@ -14,12 +14,12 @@ WEIGHTS = Path("data/weights.pkl")
 
 
 def unescape(text):
-    r"""Replace \n, \t and \\, which are hard to type on a command line."""
+    r"""Replace the escape sequences \n, \t and \\ with the characters that they stand for."""
     return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), text)
 
 
 def main():
-    """Exit code 0, 1 after a one-line error, 130 after Ctrl-C."""
+    """Exit with code 0, or with 1 after a one-line error, or with 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="baregpt", description=__doc__)
 
     def add(name, kind, default, description):

@@ -15,10 +15,10 @@ A backward pass applies the chain rule in reverse order. Five rules are enough:
   broadcast axes; the same holds for products.
 - The gradient of a value that is used several times is the sum of the gradients of its uses.
 
-Five helpers have no parameters and a simpler signature. `softmax_backward` needs only the output y,
-`dropout_backward` only the mask. `gelu` returns y and ∂y/∂x. The backward pass of `apply_rope` is
-`apply_rope` with the conjugate phases. `cross_entropy_backward` takes no dy, because the backward
-pass starts at the loss.
+Five functions have no learned parameters and a simpler signature. `softmax_backward` needs only the
+output y, `dropout_backward` only the mask. `gelu` returns y and ∂y/∂x. The backward pass of
+`apply_rope` is `apply_rope` with the conjugate phases. `cross_entropy_backward` takes no dy,
+because the backward pass starts at the loss.
 
 Shapes: B sequences of T positions, flattened to N = B·T rows; D model width, H heads of width
 d = D / H, V characters in the vocabulary.

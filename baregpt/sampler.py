@@ -9,8 +9,8 @@ def sample(logits, temperature, top_k, rng):
 
     logits (B, V) -> ids (B,). By the Gumbel-max trick (Maddison et al. 2014, arXiv:1411.0030),
     argmax(logits / temperature + g) with independent Gumbel noise g is such a sample: P(argmax = k)
-    = softmax(logits / temperature)[k]. Multiplied by the temperature, the same expression is greedy
-    decoding at temperature 0.
+    = softmax(logits / temperature)[k]. Multiplying the argument by the temperature does not change
+    the argmax, and makes temperature 0 greedy decoding.
     """
     if 0 < top_k < logits.shape[1]:
         smallest_kept = np.partition(logits, -top_k)[:, -top_k, None]  # (B, 1)
@@ -31,8 +31,8 @@ def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20
 
     The context is at most T = block_size characters. When the KV cache is full, only the last T/4
     characters are kept, and their keys and values are recomputed in one pass, because these depend
-    on the position. So once the text is longer than T/4, each character is sampled with
-    the last T/4 to T characters as context, and the average cost per character does not grow.
+    on the position. So once the text is longer than T/4, each character is sampled with the last
+    T/4 to T characters as context, and the average cost per character does not grow.
 
     Raises ValueError for an empty prompt, a character outside the vocabulary, or a number out of
     range.

@@ -33,8 +33,8 @@ MAX_ARGUMENT = {"LONG_BINPUT": MAX_OPCODES, "LONG1": 2**63}
 def save_weights(path, model, vocab, metadata=None):
     """Write a model, its vocabulary and metadata to a weights file, atomically.
 
-    metadata: name -> str, int, float, bool or None. Raises OSError if the file
-    cannot be written.
+    metadata: name -> str, int, float, bool or None. Raises OSError if the file cannot
+    be written.
     """
     arrays = {
         name: {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}

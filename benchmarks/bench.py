@@ -1,8 +1,8 @@
 """Speed and memory compared with PyTorch and with matrix products alone: `make bench`.
 
 Each implementation runs in its own process and waits while another is measured. The measurements
-alternate, because the speed of a machine drifts. Figures are medians. Compare only ratios
-from the same run.
+alternate, because the speed of a machine drifts. Figures are medians. Compare only ratios from the
+same run.
 """
 
 import argparse

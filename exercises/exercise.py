@@ -28,7 +28,7 @@ class Exercise:
     Parameters
     ----------
     number, name : those of its file, exercises/05_layer_norm.py
-    answer : the same function, computed by baregpt's own functions
+    answer : the same function, implemented with baregpt's own functions
     returns : the names of the arrays that the function returns
     cases : yields (arguments, expected arrays)
     reference : where the expected arrays come from

@@ -131,7 +131,7 @@ def gradient_problem(functions):
     with substituted(functions):
         try:
             _, gradients = model.loss_and_gradients(ids, targets)
-        except Exception as error:  # a function may suit the sizes of its exercise only
+        except Exception as error:  # a function may work only for the sizes in its exercise
             return f"Computing the gradients of a whole GPT raises {type(error).__name__}: {error}."
         wrong = wrong_gradients(lambda: model.loss(ids, targets), model.parameters, gradients)
     named = [f"{name} (relative error {error:.1g})" for name, error in wrong.items()]

@@ -16,4 +16,4 @@ if __name__ == "__main__":
     if WORKER_FLAG in sys.argv:
         run_worker()
     else:
-        run(main)
+        run(main, description=__doc__)

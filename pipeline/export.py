@@ -38,4 +38,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, description=__doc__)

@@ -87,4 +87,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "plot_attention")
+    run(main, "plot_attention", __doc__)

@@ -28,4 +28,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "prepare")
+    run(main, "prepare", __doc__)

@@ -32,4 +32,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "sample")
+    run(main, "sample", __doc__)

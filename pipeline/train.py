@@ -93,7 +93,7 @@ def train_model(communicator):
     ):
         run_steps(steps, state, snapshots, logger, communicator)
         model.flat[:] = state.arrays["best"]
-        # one BLAS thread, because their number changes the last bits
+        # one BLAS thread, because the number of threads affects the last bits
         with threadpool_limits(1), ThreadPoolExecutor() as pool:
             parallel_map = communicator.distribute(pool.map)
             validation_loss = evaluate(model, setup.validation_ids, parallel_map=parallel_map)
@@ -171,4 +171,4 @@ if __name__ == "__main__":
     if RANK_FLAG in sys.argv:
         run_rank(lock_and_train)
     else:
-        run(main, "train")
+        run(main, "train", __doc__)

@@ -28,4 +28,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main, "vocab")
+    run(main, "vocab", __doc__)

@@ -95,3 +95,14 @@ def test_the_default_prompt_works_for_a_vocabulary_without_a_newline(fresh, tmp_
     save_weights(tmp_path / "weights.pkl", GPT(Config(2, block_size=8, d_model=8)), vocab)
     out = fresh.run(*ASK, "--weights", tmp_path / "weights.pkl", "--length", "5").stdout
     assert re.fullmatch("a[ab]{5}\n", out)
+
+
+def test_every_command_of_the_pipeline_has_a_help_and_rejects_unknown_arguments(small_checkout):
+    before = small_checkout.run("git", "status", "--short", "--ignored").stdout
+    for path in sorted((small_checkout.path / "pipeline").glob("[a-z]*.py")):
+        command = ("python", "-m", f"pipeline.{path.stem}")
+        assert small_checkout.run(*command, "--help").stdout.startswith(
+            f"usage: {' '.join(command)}"
+        )
+        assert "unrecognized" in small_checkout.run(*command, "--unheard-of", code=2).stderr
+    assert small_checkout.run("git", "status", "--short", "--ignored").stdout == before

@@ -185,7 +185,7 @@ def test_a_launcher_that_fails_is_a_one_line_error(encoded):
     encoded.set_params(train={"shards": 4})
     wrong = {
         "mpirun -n 3": "ranks.launcher started 3 ranks, but with train.shards (4) their number"
-        " must be 1 or 2 or 4",
+        " must be one of 1, 2, 4",
         "mpirun '": """ranks.launcher ("mpirun '") must be a shell command: No closing quotation""",
         "no-such-launcher -n 2": "ranks.launcher: command not found: no-such-launcher",
         "env false": "a rank died or `env false` failed with exit code 1; run again to resume from"

@@ -68,9 +68,9 @@ def test_the_page_of_a_run_shows_all_that_belongs_to_it(finished, browser, tmp_p
         page.get_by_text("explore.html", exact=True).click()
         explorer = page.frame_locator("iframe")
         explorer.locator("#text").fill("KING")
-        expect(explorer.locator("#says")).to_contain_text("character 4 of 4")
+        expect(explorer.locator("#status")).to_contain_text("character 4 of 4")
         explorer.locator("#step").click()
-        expect(explorer.locator("#says")).to_contain_text("character 5 of 5")
+        expect(explorer.locator("#status")).to_contain_text("character 5 of 5")
         page.close()
 
 

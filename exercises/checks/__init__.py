@@ -1,4 +1,4 @@
-"""Per exercise: the answer by baregpt's functions, cases to try, common mistakes, hints."""
+"""For each exercise: the answer with baregpt's functions, cases to try, common mistakes, hints."""
 
 from exercises.checks import (
     adam,

@@ -10,7 +10,7 @@ backward = layers.attention_backward  # kept, because training replaces it
 
 
 def dqkv_of(dhead_out, query, key, value, attn):
-    """The gradient of qkv by baregpt's attention: with an identity for x, it is that of w_qkv."""
+    """The gradient of qkv, by baregpt: if x is the identity, it equals that of w_qkv."""
     rows, width = dhead_out.shape
     saved = layers.Saved(x=np.eye(rows, dtype=dhead_out.dtype), rope_phases=None)
     saved.w_qkv, saved.w_out = np.zeros((rows, 3 * width)), np.eye(width, dtype=dhead_out.dtype)

@@ -33,14 +33,16 @@ class Inputs:
         self.values = {
             name: value for name, value in params.items() if f"{name}.".startswith(sections)
         }
-        for dep in self.definition["deps"]:
-            path = re.sub(r"\$\{(.+)\}", lambda match: str(params.get(match[1])), dep)
-            self.values[path] = code.get(path) or checksum(path)
+        self.files = {
+            re.sub(r"\$\{(.+)\}", lambda match: str(params.get(match[1])), dep)
+            for dep in self.definition["deps"]
+        }
+        self.values |= {path: code.get(path) or checksum(path) for path in sorted(self.files)}
 
     def describe_differences(self, other):
         """Return how these inputs differ from others (name -> value), or "" if they do not."""
         changes = [
-            name if "/" in name else f"{name} ({theirs}, now {ours})"
+            name if "/" in name or name in self.files else f"{name} ({theirs}, now {ours})"
             for name in sorted({*self.values, *other})
             if (theirs := other.get(name)) != (ours := self.values.get(name))
         ]

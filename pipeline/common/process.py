@@ -32,9 +32,8 @@ def end_with_dvc():
         return psutil.Process().parents()
 
     def is_dvc(process):
-        with contextlib.suppress(
-            psutil.Error
-        ):  # it has ended or, on macOS, belongs to another user
+        # It may have ended or, on macOS, belong to another user.
+        with contextlib.suppress(psutil.Error):
             return "dvc" in [Path(word).name for word in process.cmdline()[:3]]
         return False
 
@@ -72,8 +71,7 @@ def limits(name, seconds, extra_memory):
     limit expires.
 
     If the block does not react, because it is in a system call, the process is killed ten seconds
-    later.
-    Windows has neither alarms nor this memory limit, so there the block runs without limits.
+    later. Windows has neither alarms nor this memory limit, so there the block runs without limits.
     """
     if not hasattr(signal, "SIGALRM"):
         yield

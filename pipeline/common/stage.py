@@ -1,5 +1,6 @@
 """Running commands and stages: errors, signals, exit codes, and prompts from params.yaml."""
 
+import argparse
 import contextlib
 import io
 import os
@@ -40,12 +41,16 @@ def warn(message):
     warned.add(message)
 
 
-def run(main, stage=None):
+def run(main, stage=None, description=None):
     """Run a command and exit: with code 1 and a one-line message after an error that the user can
     fix, with 130 if interrupted.
 
-    A stage's outputs are deleted if its inputs changed while it ran.
+    A stage's outputs are deleted if its inputs changed while it ran. description: for --help, if
+    `main` does not parse arguments.
     """
+    if description:
+        name = f"python -m pipeline.{Path(sys.argv[0]).stem}"
+        argparse.ArgumentParser(prog=name, description=description).parse_args()
     for stop in STOP_SIGNALS:
         if stop.name != "SIGHUP" or signal.getsignal(stop) != signal.SIG_IGN:  # ignored by nohup
             signal.signal(stop, signal.default_int_handler)

@@ -9,9 +9,9 @@ const TOUR = [
     if (ranked[0]?.[0] > 0) select_head(Math.floor(ranked[0][1] / H), ranked[0][1] % H);
   }],
   ["layers", "The prediction, layer by layer", "Every layer adds to a vector, the residual stream. Here the output head reads this vector after each layer (the “logit lens”). A logit is the score of a character before the softmax turns scores into probabilities."],
-  ["heads-section", "Switching a head off", "The table lists the heads by importance: how much the loss of this text increases without the head. Once the effects have been measured, the most important one is switched off: its output is zero, and everything is computed without it.", () => {
+  ["heads-section", "Switching a head off", "The table lists the heads by importance: how much the loss of this text increases without the head. If all effects have been measured, the most important head is now switched off: its output is zero, and everything is computed without it.", () => {
     const best = top_indices(answers.effects.map(v => v ?? -1), 1)[0];
-    if (answers.effects[best] != null && !selection.off.size) { switch_head(best, false); tour.undo = () => switch_head(best, true); }
+    if (best !== undefined && answers.effects.every(v => v != null) && !selection.off.size) { switch_head(best, false); tour.undo = () => switch_head(best, true); }
   }],
   ["inside", "All the numbers", "The same prediction with its actual vectors, step by step, each with its function in layers.py. An MLP (multilayer perceptron) is the part of a layer that processes each position by itself.", () => { $("inside").open = true; }],
   ["controls", "Generating text", "Generate lets the model write: it samples a character, reads it, and samples the next. The same seed gives the same text. Undo, or Ctrl-Z, takes it back. Now change the text yourself."],

@@ -24,7 +24,7 @@ from pipeline.tracking.client import send
 
 DELIVERY_TIMEOUT = 60  # seconds for all records, without their artifacts
 BANDWIDTH = 250_000  # bytes of artifacts per second
-MAX_MEMORY = 1 << 30  # bytes that a delivery may use: a server may answer without end
+MAX_MEMORY = 1 << 30  # bytes that a delivery may use: a server may send an endless response
 STOP_TIMEOUT = 3  # seconds to wait for a delivery when a stage is interrupted
 RECORD = "record.json"
 WORKER_FLAG = "--worker"
