@@ -45,7 +45,9 @@ def main():
         for piece in chain([prompt], text, ["\n"]):
             print(piece, end="", flush=True)
     except BrokenPipeError:  # the reading process, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing left to flush
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the flush at exit cannot fail
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ def sample(logits, temperature, top_k, rng):
 
 
 def generate(model, vocab, prompt, max_new_tokens=512, temperature=0.8, top_k=20, seed=None):
-    """Return an iterator over the characters that continue a prompt, each as soon as it is sampled.
+    """Return an iterator that yields each character of the continuation as soon as it is sampled.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Training on random windows of the text, with the shards of a batch on threads, and evaluation."""
+"""Training on random windows of the text, with one thread per shard of a batch, and evaluation."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,8 @@ class TrainConfig:
 
     Each step uses `batch_size` windows of block_size characters, split into `shards` equal parts. A
     thread processes one part at a time, so more threads than shards do not speed up the forward and
-    backward passes. The number of shards affects rounding, so it changes the result slightly; the
-    number of threads does not. The learning rates are the peaks of the schedule. A
+    backward passes. The number of shards changes the result, through rounding and the dropout
+    masks; the number of threads does not. The learning rates are the peaks of the schedule. A
     `muon_learning_rate` other than 0 selects Muon for the matrices of the blocks, and
     `weight_decay` applies to these matrices only.
     """

@@ -2,7 +2,7 @@
 
 The hyperparameters are those of the command that nanoGPT's README gives for a CPU
 (https://github.com/karpathy/nanoGPT): 4 layers, 4 heads, width 128, context 64, batch 12, 2,000
-iterations, no dropout, AdamW with a learning rate of 1e-3 that decays to 1e-4 by a cosine after 100
+iterations, no dropout, AdamW with a learning rate of 1e-3 with cosine decay to 1e-4 after 100
 warm-up iterations, betas 0.9 and 0.99, weight decay 0.1 on matrices, gradient norm clipped at 1.
 The model is GPT-2's without biases; the output head is tied to the token embedding.
 """

@@ -10,6 +10,7 @@ to the all-reduce and to the steps of one rank, and test it on steps of two rank
 time for more hosts and assumed networks. Write scaling.json and docs/scaling.png.
 """
 
+import argparse
 import json
 import math
 import os
@@ -206,11 +207,12 @@ def draw(results, path):
 
 
 def main():
-    if len(sys.argv) > 1:  # as a rank
+    if len(sys.argv) == 3:  # as a rank
         found = globals()[sys.argv[1]](*json.loads(sys.argv[2]))
         if Communicator().rank == 0:
             print(json.dumps(found), flush=True)
         return
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     results = fit(*measure())
     predictions = {
         name: {

@@ -27,7 +27,7 @@ class Exercise:
 
     Parameters
     ----------
-    number, name : those of its file, exercises/05_layer_norm.py
+    number, name : those in the name of its file, such as exercises/05_layer_norm.py
     answer : the same function, implemented with baregpt's own functions
     returns : the names of the arrays that the function returns
     cases : yields (arguments, expected arrays)
@@ -132,7 +132,7 @@ class Exercise:
         return None
 
     def _explain(self, error):
-        """An exception in a phrase, with the last line of the exercise's file in its traceback."""
+        """Describe an exception in a phrase, with the line of the exercise's file that raised it."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]

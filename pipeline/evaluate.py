@@ -73,7 +73,7 @@ def main():
     held_out = ids[int(len(ids) * (1 - args.fraction)) :]
     if len(held_out) < 2:
         raise ValueError(
-            f"--fraction leaves {len(held_out)} characters of {args.text}; at least 2 are needed"
+            f"--fraction must leave at least 2 characters of {args.text}, not {len(held_out)}"
         )
 
     def map_with_bar(score, windows):

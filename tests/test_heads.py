@@ -74,6 +74,6 @@ def test_entropy_fraction_is_1_for_uniform_and_0_for_one_key_attention():
 
 
 def test_a_text_without_room_for_a_window_is_refused():
-    with pytest.raises(ValueError, match="windows have 1 characters; attention heads need"):
+    with pytest.raises(ValueError, match="windows of at least 2 characters, not 1"):
         head_statistics(new_model(), IDS[:2])
     assert head_statistics(new_model(), IDS[:5]).length == 4

@@ -220,7 +220,7 @@ def test_the_run_in_mlflow_has_everything(finished_checkout):
     }
     assert run.info.run_name == "plays, 2×32, 20 steps"
     note = run.data.tags["mlflow.note.content"]
-    assert note.startswith("2 layers of 2 heads, width 32, context 32: ")
+    assert note.startswith("Layers 2, heads 2, width 32, context 32: ")
     assert note.endswith(f"{metrics['validation_loss']:.4f} nats per character, at step 20.")
     assert "params.uncommitted" not in run.data.tags
     (dataset,) = [logged.dataset for logged in run.inputs.dataset_inputs]
@@ -385,7 +385,7 @@ def test_evaluate_scores_any_weights_on_any_text(finished, tmp_path):
     for fraction, message in (
         ("0", "--fraction (0.0) must be greater than 0 and at most 1"),
         ("1.5", "--fraction (1.5) must be greater than 0 and at most 1"),
-        ("0.001", "--fraction leaves 1 characters of"),
+        ("0.001", "--fraction must leave at least 2 characters of"),
     ):
         assert message in finished.run(*ask, fraction, code=1).stderr
     (tmp_path / "mine.txt").write_text("@@@@")

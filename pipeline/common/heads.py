@@ -59,7 +59,9 @@ def head_statistics(model, ids, max_windows=64, progress=iter):
     config = model.config
     length = min(config.block_size, len(ids) - 1)
     if length < 2:
-        raise ValueError(f"windows have {length} characters; attention heads need at least 2")
+        raise ValueError(
+            f"attention heads are measured on windows of at least 2 characters, not {length}"
+        )
     available = (len(ids) - 1) // length
     count = min(max_windows, available)
     starts = [i * available // count * length for i in range(count)]

@@ -40,7 +40,7 @@ def new_record(setup):
             tags["sweep"] = f"{sweep[1]}, from {os.environ.get('DVC_EXP_BASELINE_REV', '')[:7]}"
     tags["mlflow.runName"] = name
     tags[NOTE] = (
-        f"{shape.n_layers} layers of {shape.n_heads} heads, width {shape.d_model}, context"
+        f"Layers {shape.n_layers}, heads {shape.n_heads}, width {shape.d_model}, context"
         f" {shape.block_size}: {model.n_parameters:,} parameters. Corpus {path}:"
         f" {len(setup.train_ids):,} characters for training, {len(setup.validation_ids):,} for"
         " validation."

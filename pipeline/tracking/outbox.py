@@ -44,8 +44,9 @@ def enqueue(record, files=()):
     except OSError as error:
         raise OSError(f"cannot write {folder}: {error.strerror}") from None
     for path in files:
+        contents = path.read_bytes()
         with atomic_write(folder / path.name) as file:
-            file.write(path.read_bytes())
+            file.write(contents)
     with atomic_write(folder / RECORD) as file:
         file.write(json.dumps(vars(record)).encode())
     for path in earlier:

@@ -46,7 +46,7 @@ class TextGenerator:
             streams = [generate(self.model, self.vocab, one, *sampling) for one in prompts]
         except ValueError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from None
-        # after this, the server sends a timeout response itself
+        # then the server itself sends a timeout response
         seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
         deadline, server = time.monotonic() + seconds, find_server()
 

@@ -1,7 +1,7 @@
 """MLflow's store: its tracking URI, and connecting to it.
 
-MLflow is imported inside
-functions, because importing it takes seconds.
+MLflow is imported inside functions,
+because importing it takes seconds.
 """
 
 import contextlib

@@ -43,7 +43,7 @@ def state_arrays(model, optimizer):
 class Checkpoint:
     """A checkpoint on disk, without its arrays.
 
-    number: increases with each checkpoint that is written, whatever the clock says.
+    number: higher than those of all other runs when it was written, whatever the clock says.
     """
 
     path: Path
@@ -96,7 +96,7 @@ class TrainingState:
     def __init__(self, inputs, model, optimizer, progress, interval):
         self.inputs, self.progress, self.interval = inputs, progress, interval
         self.arrays = state_arrays(model, optimizer)
-        self.record: RunRecord  # the record of its MLflow run; with its lock on rank 0 only
+        self.record: RunRecord  # of its MLflow run; like the lock, set on rank 0 only
         self.lock: FileLock
 
     @property

@@ -85,7 +85,7 @@ def reencode(splits, vocab, file_vocab, params):
         counts = {i: sum(int((ids == i).sum()) for ids in splits) for i in unknown}
         most = sorted(unknown, key=lambda i: -counts[i])[:20]
         listed = ", ".join(f"{vocab.characters[i]!r} {counts[i]}x" for i in most)
-        more = f" and {len(unknown) - len(most)} others" * (len(unknown) > len(most))
+        more = f" and {len(unknown) - len(most)} more" * (len(unknown) > len(most))
         raise ValueError(
             f"corpus {params.corpus.path} has characters outside the vocabulary of train.init"
             f" ({params.train.init}): {listed}{more}; replace or remove them, as shown in"
