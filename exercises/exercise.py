@@ -132,7 +132,7 @@ class Exercise:
         return None
 
     def _explain(self, error):
-        """Describe an exception in a phrase, with the line of the exercise's file that raised it."""
+        """Describe an exception in a phrase, with the line of the exercise that raised it."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename) == self.path]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
