@@ -483,6 +483,13 @@ def test_a_page_whose_numbers_differ_shows_none(opened):
     expect(page.locator("main")).to_be_hidden()
 
 
+def test_a_text_that_looks_like_a_placeholder_of_the_page_is_text(opened):
+    text = "/* weights */ /* data */"
+    page, *_ = opened(text)
+    assert page.locator("#text").input_value() == text
+    expect(page.locator("#loss")).to_contain_text("nats per character")
+
+
 def test_watch_it_learn(opened, tmp_path):
     model, vocab = model_of(TEXT)
     line, untrained = "be, or not", GPT(model.config, seed=1)

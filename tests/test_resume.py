@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import numpy as np
+import psutil
 import pytest
 from conftest import (
     Checkout,
@@ -24,6 +25,8 @@ from conftest import (
     samples_by_step,
 )
 from filelock import FileLock
+
+from pipeline.common.process import end_with_dvc
 
 KILLS = int(os.environ.get("KILLS", "3"))
 RESULTS = ["weights.pkl", "train_loss.csv", "validation_loss.csv", "loss.png", "metrics.json"]
@@ -218,6 +221,16 @@ def test_a_training_run_does_not_resume_one_that_waits_for_its_delivery(encoded,
     process.communicate()
     assert process.returncode == 0
     assert [run.info.status for run in mlflow_runs(encoded)[1]] == ["FINISHED", "FINISHED"]
+
+
+def test_ancestors_of_other_users_do_not_end_a_stage(monkeypatch):
+    """On macOS, their command lines cannot be read."""
+
+    def denied(process):
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "cmdline", denied)
+    end_with_dvc()
 
 
 def test_training_ends_with_the_dvc_that_started_it(finished):
