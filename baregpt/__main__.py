@@ -31,23 +31,21 @@ def main():
     add("--top-k", int, 20, "sample from the k most likely characters; 0: no limit (default: 20)")
     add("--seed", int, None, "random seed (default: a different one each time)")
     add("--weights", Path, WEIGHTS if WEIGHTS.exists() else PRETRAINED, "weights file to use")
-    options = vars(parser.parse_args())
+    args = parser.parse_args()
     try:
-        path, prompt, length = map(options.pop, ("weights", "prompt", "length"))
-        if length < 0:
-            raise ValueError(f"--length must be at least 0, got {length}")
-        model, vocab = load_weights(path)
-        if prompt is None:
-            prompt = "\n" if "\n" in vocab.characters else vocab.characters[0]
-        text = generate(model, vocab, prompt, length, **options)
-        print(f"weights: {path}", file=sys.stderr, flush=True)
+        if args.length < 0:
+            raise ValueError(f"--length must be at least 0, got {args.length}")
+        model, vocab = load_weights(args.weights)
+        newline = "\n" if "\n" in vocab.characters else vocab.characters[0]
+        prompt = newline if args.prompt is None else args.prompt
+        text = generate(model, vocab, prompt, args.length, args.temperature, args.top_k, args.seed)
+        print(f"weights: {args.weights}", file=sys.stderr, flush=True)
         sys.stdout.reconfigure(errors="replace")  # type: ignore  # the terminal may not be UTF-8
         for piece in chain([prompt], text, ["\n"]):
             print(piece, end="", flush=True)
     except BrokenPipeError:  # the reading process, such as `head`, has ended
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the flush at exit cannot fail
+        # so that the flush at exit cannot fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Training on random windows of the text, with one thread per shard of a batch, and evaluation."""
+"""Training on random windows of the text, in shards on several threads, and evaluation."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

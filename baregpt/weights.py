@@ -11,6 +11,7 @@ only those that build data, so a file can neither import nor call anything.
 
 import pickle
 import pickletools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,10 @@ def read_weights(path):
 def _check_opcodes(data):
     """Raise ValueError unless a pickle only builds data, and no more than a model needs."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):  # checks sizes, too
-        name = opcode.name
-        if name not in SAFE_OPCODES:
-            raise ValueError(f"pickle opcode {name} is not allowed")
-        too_large = argument and name in MAX_ARGUMENT and abs(argument) > MAX_ARGUMENT[name]
-        if count > MAX_OPCODES or too_large:
+        if opcode.name not in SAFE_OPCODES:
+            raise ValueError(f"pickle opcode {opcode.name} is not allowed")
+        limit = MAX_ARGUMENT.get(opcode.name)
+        if count > MAX_OPCODES or (limit and abs(argument or 0) > limit):
             raise ValueError("it holds more data than a model needs")
 
 
@@ -96,12 +96,9 @@ def _build(contents):
     if config.vocab_size != len(vocab):
         raise ValueError(f"vocab_size must be {len(vocab)} (characters), got {config.vocab_size}")
     arrays = {name: _array(**entry) for name, entry in contents["parameters"].items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    # checked first, because parameter_shapes would list every layer of a huge n_layers
-    if config.n_layers > len(found):
-        raise ValueError(f"n_layers is {config.n_layers}, but there are {len(found)} parameters")
-    expected = parameter_shapes(config)
-    diff = [name for name in {**found, **expected} if found.get(name) != expected.get(name)]
+    # with at most one layer too many, because a huge n_layers implies too many shapes to list
+    shapes = parameter_shapes(replace(config, n_layers=min(config.n_layers, len(arrays) + 1)))
+    diff = [n for n in {**arrays, **shapes} if getattr(arrays.get(n), "shape", 0) != shapes.get(n)]
     if diff:
         raise ValueError(f"parameter {diff[0]} does not match this code; train again")
     model = GPT(config, dtype=np.result_type(np.float32, *arrays.values()))

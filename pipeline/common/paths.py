@@ -16,7 +16,7 @@ SNAPSHOTS = DATA / "snapshots.json"
 LOSS_PLOT, ATTENTION_PLOT = DATA / "loss.png", DATA / "attention.png"
 EXPLORER_PAGE = DATA / "explore.html"  # the stage's output, tracked by DVC
 # Files that one stage writes and another reads.
-INPUTS = {CORPUS, TEXT, VOCAB, TRAIN_IDS, VALIDATION_IDS, WEIGHTS, SNAPSHOTS}
+STAGE_DATA = {CORPUS, TEXT, VOCAB, TRAIN_IDS, VALIDATION_IDS, WEIGHTS, SNAPSHOTS}
 DOCS_EXPLORER_PAGE = Path("docs/explore.html")  # written by `python -m pipeline.explore`
 PRETRAINED = Path("baregpt/pretrained.pkl")  # the pretrained weights, part of the package
 PRETRAINED_SNAPSHOTS = Path("pipeline/explorer/pretrained_snapshots.json")

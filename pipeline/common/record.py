@@ -17,17 +17,13 @@ def now():
     return int(time.time() * 1000)
 
 
-MAX_VALUE_LENGTH = 5900  # characters of a param or tag: MLflow silently truncates values at 6,000
+MAX_LENGTH = 5900  # characters of a param or tag: MLflow silently truncates values at 6,000
 
 
 def shorten(value):
     """Return a value as text, cut visibly if it is too long for MLflow."""
     text = str(value)
-    return (
-        text
-        if len(text) <= MAX_VALUE_LENGTH
-        else f"{text[:MAX_VALUE_LENGTH]}... ({len(text)} characters)"
-    )
+    return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}... ({len(text)} characters)"
 
 
 @dataclass

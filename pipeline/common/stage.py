@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.common.inputs import Inputs
-from pipeline.common.paths import INPUTS
+from pipeline.common.paths import STAGE_DATA
 from pipeline.common.process import end_with_dvc
 
 # Windows has no SIGHUP.
@@ -70,7 +70,7 @@ def run(main, stage=None, description=None):
             # params.
             os._exit(0)
     except FileNotFoundError as error:
-        if Path(str(error.filename)) in INPUTS:
+        if Path(str(error.filename)) in STAGE_DATA:
             sys.exit(f"error: {error.filename} does not exist; run `dvc repro` to create it")
         sys.exit(f"error: {error.filename} does not exist")
     except OSError as error:

@@ -160,9 +160,9 @@ class TrainingState:
                 saved = read_arrays(path, self.arrays)
             except ValueError as error:
                 renamed = path.with_suffix(".damaged")
-                warn(f"ignored checkpoint {path}, now renamed to {renamed.name} ({error})")
                 with contextlib.suppress(OSError):  # that training run has ended in the meantime
                     path.replace(renamed)
+                warn(f"ignored checkpoint {path}, now renamed to {renamed.name} ({error})")
                 continue
             for name, array in self.arrays.items():
                 array[...] = saved[name]
